@@ -1,0 +1,46 @@
+# `make` lists the targets. Everything that needs the environment makes it first, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+stage ?= 1
+args ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format train constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## restore a real photograph and show the result
+	$(BIN)/moceir demo -o demo
+
+test: $(READY) ## all fast tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## rewrite the code in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER trainer=gpu"
+	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
+
+constraints: $(READY) ## pin every dependency anew
+	$(BIN)/pip install --quiet uv
+	echo '# Every version of a tested installation, for each Python and platform. Made by `make constraints`.' > $@.new
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal --python-version 3.10 \
+	    --no-header --no-annotate --quiet >> $@.new
+	mv $@.new $@.txt
+
+clean: ## remove what the other targets made, but not runs/
+	rm -rf $(VENV) demo dist .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard]'
+	touch $@
