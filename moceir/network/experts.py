@@ -1,0 +1,114 @@
+"""The complexity experts: one computation at growing width and window (design document, section 3.2).
+
+Expert i of n works at rank r_i = dim / 2^(n-1-i), at least 1, on windows of w_i×w_i pixels, lightest first.
+How it mixes the pixels of a window is its kind: ``spectral``, as published, or ``window`` self-attention, as in
+eq. 2 of the document.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from moceir.network.layers import ChannelNorm, depthwise, pointwise
+
+
+def pad_to_windows(x: Tensor, window: int) -> Tensor:
+    """Zero-pad (B, C, H, W) right and bottom so that the window divides H and W."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % window, 0, -height % window))
+
+
+class WindowMixer(nn.Module, ABC):
+    """Projections that every kind shares: q = dw3×3(1×1(z)), (k, v) = dw7×7(1×1(z)), and a last 1×1."""
+
+    def __init__(self, *, rank: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.query = pointwise(rank, rank, bias=False)
+        self.query_mix = depthwise(rank, 3, bias=True)
+        self.key_value = pointwise(rank, 2 * rank, bias=False)
+        self.key_value_mix = depthwise(2 * rank, 7, bias=True)
+        self.project = pointwise(rank, rank, bias=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, r, H, W) -> (B, r, H, W)."""
+        query = self.query_mix(self.query(z))
+        key, value = self.key_value_mix(self.key_value(z)).chunk(2, dim=1)
+        return self.project(self.mix(query, key, value))
+
+    @abstractmethod
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the pixels of each window; all (B, r, H, W)."""
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}"
+
+
+class SpectralMixer(WindowMixer):
+    """LN(q ⊛ k) ⊙ v, with ⊛ the circular convolution within each window, as a product of spectra."""
+
+    def __init__(self, *, rank: int, window: int) -> None:
+        super().__init__(rank=rank, window=window)
+        self.norm = ChannelNorm(rank)
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        height, width = value.shape[-2:]
+        query, key = (
+            rearrange(pad_to_windows(x, self.window), "b c (m y) (n x) -> b m y n x c", y=self.window, x=self.window)
+            for x in (query, key)
+        )
+        spectrum = torch.fft.rfft2(query, dim=(2, 4)) * torch.fft.rfft2(key, dim=(2, 4))
+        mixed = torch.fft.irfft2(spectrum, s=(self.window, self.window), dim=(2, 4))
+        mixed = rearrange(mixed, "b m y n x c -> b c (m y) (n x)")[..., :height, :width]
+        return self.norm(mixed) * value
+
+
+class AttentionMixer(WindowMixer):
+    """softmax(q kᵀ/√r) v among the w² pixels of each window; padding takes no part."""
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, _, height, width = value.shape
+        rows, columns = -(-height // self.window), -(-width // self.window)
+        query, key, value = (
+            rearrange(
+                pad_to_windows(x, self.window),
+                "b c (m y) (n x) -> (b m n) (y x) c",
+                y=self.window,
+                x=self.window,
+            )
+            for x in (query, key, value)
+        )
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=self._inside(batch, height, width, query.device)
+        )
+        mixed = rearrange(mixed, "(b m n) (y x) c -> b c (m y) (n x)", m=rows, n=columns, y=self.window, x=self.window)
+        return mixed[..., :height, :width]
+
+    def _inside(self, batch: int, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Which keys are pixels of the picture: (batch · windows, 1, w²), or None when all are."""
+        if height % self.window == 0 and width % self.window == 0:
+            return None
+        inside = pad_to_windows(torch.ones(1, 1, height, width, device=device), self.window) > 0
+        inside = rearrange(inside, "1 1 (m y) (n x) -> (m n) 1 (y x)", y=self.window, x=self.window)
+        return inside.repeat(batch, 1, 1)
+
+
+class Expert(nn.Module):
+    """E(x, s) = x + W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
+
+    def __init__(self, *, dim: int, rank: int, window: int, kind: str) -> None:
+        super().__init__()
+        mixer = SpectralMixer if kind == "spectral" else AttentionMixer
+        self.reduce = pointwise(dim, rank, bias=False)
+        self.mixer = mixer(rank=rank, window=window)
+        self.modulate = pointwise(dim, rank, bias=False)
+        self.expand = pointwise(rank, dim, bias=False)
+
+    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
+        """``x`` and the shared expert's ``shared``, both (B, C, H, W) -> (B, C, H, W)."""
+        return x + self.expand(self.mixer(self.reduce(x)) * F.silu(self.modulate(shared)))

@@ -1,0 +1,122 @@
+"""Complexity-aware routing: which expert an image takes, and the loss that spreads images over experts.
+
+Section 3.3 of the design document. One decision per image and layer, so cost does not depend on content
+within an image, and a route is a short tuple of expert indices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moceir.network.budget import LayerBudget, select_experts
+from moceir.network.layers import depthwise
+
+
+class Routing(NamedTuple):
+    """What one MoCE layer decided for a batch of B images with n experts, k of them taken."""
+
+    logits: Tensor
+    """(B, n), before noise."""
+    gates: Tensor
+    """(B, n), the softmax where an expert was taken and 0 elsewhere."""
+    experts: Tensor
+    """(B, k) int64, the experts taken, most probable first."""
+    auxiliary_loss: Tensor
+    """Scalar, see :func:`auxiliary_loss`."""
+
+
+class RoutingRules(NamedTuple):
+    """What a layer's decision on a batch of B images follows besides its features."""
+
+    noise: Tensor | None = None
+    """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
+    budget: LayerBudget | None = None
+    """What the layer may spend; None for no limit."""
+    experts: Tensor | None = None
+    """(B, k) int64, experts to take whatever the logits and the budget say; None lets the router choose."""
+
+
+def auxiliary_loss(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> Tensor:
+    """½ CV(Importance)² + ½ CV(Load)², eqs. 5 to 9.
+
+    Importance weighs an expert's mean probability by its size, so that equal importance means that smaller
+    experts are taken more often; load is the mean probability that a fresh draw of the noise would pick the
+    expert. Means instead of the document's sum and product: CV does not see the scale.
+
+    Args:
+        logits: (B, n), without noise.
+        noisy_logits: (B, n), those the decision was taken on.
+        complexity: (n,), parameters of each expert over those of the largest.
+        topk: how many experts an image takes.
+    """
+    importance = complexity * logits.softmax(dim=1).mean(dim=0)
+    threshold = noisy_logits.topk(topk, dim=1).values[:, -1:]
+    noise_std = 1 / logits.shape[1]
+    load = torch.special.ndtr((logits - threshold) / noise_std).mean(dim=0)
+    return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
+
+
+def _squared_variation(x: Tensor) -> Tensor:
+    """Squared coefficient of variation, with the unbiased standard deviation."""
+    return (x.std() / (x.mean() + 1e-8)) ** 2
+
+
+class FrequencyEmbedding(nn.Module):
+    """A vector that tells the routers how much high-frequency content an image has.
+
+    Depth-wise 3×3 high-pass -> GELU -> mean over the image -> two linear layers. The design document calls the
+    filter Sobel; centre 8 and rest -1 is a Laplacian. In the published weights it is trainable.
+    """
+
+    def __init__(self, *, dim: int, freeze_high_pass: bool) -> None:
+        super().__init__()
+        self.high_pass = depthwise(dim, 3, bias=False)
+        with torch.no_grad():
+            self.high_pass.weight.fill_(-1.0)[:, :, 1, 1] = 8.0
+        self.high_pass.weight.requires_grad_(not freeze_high_pass)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, d, H, W) -> (B, d)."""
+        return self.mlp(F.gelu(self.high_pass(x)).mean(dim=(2, 3)))
+
+
+class Router(nn.Module):
+    """Noisy top-k gate on an image's mean features and frequency embedding, eq. 4."""
+
+    complexity: Tensor
+
+    def __init__(self, *, dim: int, frequency_dim: int, topk: int, complexity: Tensor) -> None:
+        super().__init__()
+        num_experts = len(complexity)
+        self.topk = topk
+        self.features = nn.Linear(dim, num_experts, bias=False)
+        self.frequency = nn.Linear(frequency_dim, num_experts, bias=False)
+        self.register_buffer("complexity", complexity, persistent=False)
+
+    def forward(self, x: Tensor, frequency: Tensor, rules: RoutingRules) -> Routing:
+        """Route a batch.
+
+        Args:
+            x: (B, C, H, W), the features to route.
+            frequency: (B, d), the frequency embedding.
+            rules: noise, budget or fixed choice.
+        """
+        logits = self.features(x.mean(dim=(2, 3))) + self.frequency(frequency)
+        noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
+        experts = rules.experts
+        if experts is None:
+            experts = select_experts(noisy, self.topk, rules.budget)
+        taken = torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
+        return Routing(
+            logits=logits,
+            # The floor keeps an expert that was forced or all the budget allows from vanishing in float32: with
+            # one expert the gate cancels in the cross-attention, but not when it is zero.
+            gates=noisy.softmax(dim=1).clamp_min(1e-6) * taken,
+            experts=experts,
+            auxiliary_loss=auxiliary_loss(logits, noisy, self.complexity, self.topk),
+        )

@@ -1,0 +1,58 @@
+"""What several tests need: reference data, networks whose routers disagree, pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moceir import MoCEIR
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of reference data; without it the test is skipped."""
+    folder = os.environ.get("MOCEIR_REFERENCE")
+    if not folder:
+        pytest.skip("needs the reference data that MOCEIR_REFERENCE names")
+    return Path(folder)
+
+
+def randomise(network: MoCEIR, seed: int = 0) -> MoCEIR:
+    """Random weights everywhere, the output included, so that every part of the network makes a difference."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            fan_in = max(1, parameter[0].numel())
+            parameter.copy_(noise * (0.1 if name == "output.weight" else fan_in**-0.5))
+    return network
+
+
+@pytest.fixture
+def make_network() -> Callable[..., MoCEIR]:
+    """Makes a randomised network in evaluation mode from MoCEIR's arguments and a seed."""
+
+    def make(*, seed: int = 0, **arguments: object) -> MoCEIR:
+        return randomise(MoCEIR(**arguments), seed).eval()
+
+    return make
+
+
+def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """(count, 3, height, width) in [0, 1]: noise whose colour and contrast differ from picture to picture."""
+    generator = torch.Generator().manual_seed(seed)
+    colour, contrast = torch.rand(count, 3, 1, 1, generator=generator), torch.rand(count, 1, 1, 1, generator=generator)
+    return colour + contrast * (torch.rand(count, 3, height, width, generator=generator) - colour)
+
+
+@pytest.fixture
+def photograph() -> np.ndarray:
+    """A uint8 (60, 80, 3) RGB picture with structure and colour."""
+    rows, columns = np.mgrid[0:60, 0:80]
+    waves = [128 + 100 * np.sin(columns / (5 + c) + c) * np.cos(rows / (7 - c)) for c in range(3)]
+    return np.stack(waves, axis=-1).round().astype(np.uint8)
