@@ -1,0 +1,254 @@
+"""An account of every multiply-add, counted by fvcore on the traced network.
+
+Two conventions, side by side:
+
+``conv+matmul``
+    convolutions, linear layers and matrix products: what fvcore and most papers count, and what the budget limits.
+``full``
+    adds what they skip: 1 for each element of an element-wise result, a mean's or a norm's input, 4 for GELU and
+    SiLU, 5 for softmax and layer normalisation, 3 for a complex product, and 1.25·N·log2 N for a real FFT of N
+    points (2.5·N·log2 N operations). Moving data (padding, shuffling, indexing) counts nothing.
+
+The bilateral post-filter is fixed by eq. 18 of the design document and stands on a line of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from fvcore.nn.jit_handles import get_shape
+from torch import Tensor, nn
+
+from moceir.network.budget import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE, covered_pixels, padded_size
+from moceir.network.unet import MoCEIR
+
+_CONV_MATMUL = {"conv", "linear", "matmul", "scaled_dot_product_attention"}
+#: Operators whose cost grows with the windows that cover a picture, not with the picture.
+_WINDOWED = {"fft_rfft2", "fft_irfft2", "spectrum", "scaled_dot_product_attention", "window_softmax"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds in the two conventions."""
+
+    conv_matmul: int = 0
+    full: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.conv_matmul + other.conv_matmul, self.full + other.full)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.conv_matmul - other.conv_matmul, self.full - other.full)
+
+    def scaled(self, numerator: int, denominator: int) -> Cost:
+        """This cost times a fraction, rounded."""
+        return Cost(*(round(macs * numerator / denominator) for macs in (self.conv_matmul, self.full)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the network."""
+
+    parameters: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters and multiply-adds of a network on one picture of a given size."""
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    parts: dict[str, Part]
+    """By name, in the order they run; with the experts' parameters, without their cost."""
+    routing: Cost
+    """Frequency embedding and routers, which the parts include: not needed where experts are forced."""
+    experts: tuple[tuple[Part, ...], ...]
+    """(layer, expert)."""
+    post_filter: Cost
+    """The bilateral filter."""
+    topk: int
+    """Experts an image takes in a layer."""
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole network."""
+        return sum(part.parameters for part in self.parts.values())
+
+    @property
+    def shared(self) -> Cost:
+        """What every route costs before its experts, without routing and post-filter."""
+        return sum((part.cost for part in self.parts.values()), Cost()) - self.routing
+
+    def forced(self, expert: int) -> Cost:
+        """The network with every layer forced to one expert; no routing, no post-filter."""
+        return sum((layer[expert].cost for layer in self.experts), self.shared)
+
+    def totals(self) -> dict[str, Cost]:
+        """Minimum, expected (all routes equally likely) and maximum over routes, routing and post-filter included."""
+        base = self.shared + self.routing + self.post_filter
+
+        def route(pick: Callable[[list[int]], float]) -> Cost:
+            layers = [
+                (pick([part.cost.conv_matmul for part in layer]), pick([part.cost.full for part in layer]))
+                for layer in self.experts
+            ]
+            conv_matmul, full = (round(sum(column)) for column in zip(*layers, strict=True))
+            return base + Cost(conv_matmul, full)
+
+        return {
+            "minimum": route(lambda costs: sum(sorted(costs)[: self.topk])),
+            "expected": route(lambda costs: self.topk * sum(costs) / len(costs)),
+            "maximum": route(lambda costs: sum(sorted(costs)[-self.topk :])),
+        }
+
+
+def count_macs(network: MoCEIR, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
+    """Count a network's parameters and multiply-adds on one 3×H×W picture.
+
+    Every operation's cost is constant, or grows with the picture's area (rounded up to what the network pads to), or
+    with the windows that cover it. So two small pictures that every window divides determine it exactly, and no large
+    picture is run.
+
+    Args:
+        network: what to count; it is not changed.
+        size: height and width in pixels.
+    """
+    latent = len(network.down)
+    # The deepest windows lie at half the padding's scale.
+    side = math.lcm(1 << latent, *(window << latent - 1 for window in network.config["window_sizes"]))
+    small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
+    height, width = padded_size(network, size)
+    images = network.num_experts  # image i took expert i, so what is not an expert was counted that many times
+
+    def of_area(name: str) -> Cost:
+        (one, _), (two, _) = small[name], large[name]
+        return one + (two - one).scaled(height * width - side**2, side**2)
+
+    parts: dict[str, Part] = {}
+    rest = of_area("network")  # what no part holds: the input added to the output
+    routing = of_area("frequency").scaled(1, images)
+    experts = []
+    for name, module in _parts(network):
+        cost = of_area(name)
+        rest -= cost
+        if name.startswith("decoder."):
+            level = latent - 1 - int(name.split(".")[1])
+            layer = []
+            for index, window in enumerate(network.config["window_sizes"]):
+                expert = f"{name}.moce.experts.{index}"
+                covered = covered_pixels(height >> level, width >> level, window)
+                windowed = small[expert][1].scaled(covered, side**2 >> 2 * level)
+                layer.append(Part(_parameters(network.get_submodule(expert)), of_area(expert) + windowed))
+                cost -= of_area(expert)
+            experts.append(tuple(layer))
+            routing += of_area(f"{name}.moce.router").scaled(1, images)
+        parts[name] = Part(_parameters(module), cost.scaled(1, images))
+    parts["residual"] = Part(0, rest.scaled(1, images))
+    post_filter = POST_FILTER_MACS_PER_PIXEL * math.prod(size)
+    return Complexity(size, parts, routing, tuple(experts), Cost(post_filter, post_filter), network.topk)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _parts(network: MoCEIR) -> list[tuple[str, nn.Module]]:
+    """The network's layers and blocks in the order they run, by the names of its modules."""
+
+    def blocks(name: str) -> list[str]:
+        return [f"{name}.{child}" for child, _ in network.get_submodule(name).named_children()]
+
+    names = ["embed"]
+    for level in range(len(network.down)):
+        names += [*blocks(f"encoder.{level}"), f"down.{level}"]
+    names += [*blocks("latent"), "frequency"]
+    for step in range(len(network.up)):
+        names += [f"up.{step}", f"fuse.{step}", *blocks(f"decoder.{step}")]
+    names += [*blocks("refinement"), "output"]
+    return [(name, network.get_submodule(name)) for name in names]
+
+
+class _EachExpert(nn.Module):
+    """The network on n pictures, of which picture i takes expert i in every layer."""
+
+    def __init__(self, network: MoCEIR) -> None:
+        super().__init__()
+        self.network = network
+        self.route = torch.arange(network.num_experts).expand(network.num_layers, -1)[..., None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x, experts=self.route)
+
+
+def _count(network: MoCEIR, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
+    """Module name -> work by area and work by windows, of n pictures of the given size, one for each expert."""
+    device = next(network.parameters()).device
+    pictures = torch.zeros(network.num_experts, 3, *size, device=device)
+    training = network.training
+    counter = FlopCountAnalysis(_EachExpert(network.eval()), pictures)
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLERS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer: Python numbers become constants, as they should
+            by_module = counter.by_module_and_operator()
+    finally:
+        network.train(training)
+
+    def cost(operators: Counter[str], windowed: bool) -> Cost:
+        chosen = {name: int(macs) for name, macs in operators.items() if (name in _WINDOWED) == windowed}
+        conv_matmul = sum(macs for name, macs in chosen.items() if name in _CONV_MATMUL)
+        return Cost(conv_matmul, sum(chosen.values()))
+
+    return {
+        name.removeprefix("network."): (cost(operators, False), cost(operators, True))
+        for name, operators in by_module.items()
+    }
+
+
+def _elementwise(weight: int, *, of_input: bool = False) -> Callable[[list[Any], list[Any]], int]:
+    def handle(inputs: list[Any], outputs: list[Any]) -> int:
+        return weight * math.prod(get_shape((inputs if of_input else outputs)[0]))
+
+    return handle
+
+
+def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    elements = math.prod(get_shape(outputs[0]))
+    if inputs[0].node().kind() == "aten::fft_rfft2":
+        return Counter(spectrum=3 * elements)
+    return Counter(mul=elements)
+
+
+def _real_fft(inputs: list[Any], outputs: list[Any]) -> int:
+    # The windows are the third and fifth axis of (B, rows, w, columns, w, C), on the side that is not a spectrum.
+    shape = max(get_shape(inputs[0]), get_shape(outputs[0]), key=math.prod)
+    points = shape[2] * shape[4]
+    return round(1.25 * math.prod(shape) * math.log2(points))
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    query, key = get_shape(inputs[0]), get_shape(inputs[1])
+    scores = math.prod(query[:-1]) * key[-2]
+    return Counter(scaled_dot_product_attention=2 * scores * query[-1], window_softmax=5 * scores)
+
+
+_HANDLERS = {
+    **{
+        f"aten::{name}": _elementwise(1)
+        for name in ("add", "add_", "sub", "div", "clamp_min", "mul_", "special_ndtr", "neg")
+    },
+    **{f"aten::{name}": _elementwise(1, of_input=True) for name in ("mean", "linalg_vector_norm")},
+    **{f"aten::{name}": _elementwise(4) for name in ("gelu", "silu")},
+    **{f"aten::{name}": _elementwise(5) for name in ("softmax", "layer_norm")},
+    **{f"aten::fft_{name}": _real_fft for name in ("rfft2", "irfft2")},
+    "aten::mul": _product,
+    "aten::scaled_dot_product_attention": _attention,
+}

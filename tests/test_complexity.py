@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from moceir import MoCEIR
+from moceir.complexity import _CONV_MATMUL, _HANDLERS, Complexity, count_macs
+
+Make = Callable[..., MoCEIR]
+
+
+@pytest.fixture(scope="module")
+def report() -> Complexity:
+    return count_macs(MoCEIR())
+
+
+def test_forced_routes_cost_what_the_published_network_costs(report: Complexity) -> None:
+    """Counted with fvcore on the published network at 3×720×1280."""
+    gmacs = [report.forced(expert).conv_matmul / 1e9 for expert in range(4)]
+    assert gmacs == [28.740096, 29.2681728, 30.4791552, 33.5204352]
+
+
+def test_parameters_and_post_filter(report: Complexity) -> None:
+    assert report.parameters == 571_001
+    assert report.post_filter.conv_matmul == report.post_filter.full == 273_715_200
+
+
+def test_full_convention_counts_more_everywhere_but_in_plain_convolutions(report: Complexity) -> None:
+    for name, cost in ((name, part.cost) for name, part in report.parts.items()):
+        plain = name.split(".")[0] in {"embed", "down", "up", "fuse", "output"}
+        assert (cost.full == cost.conv_matmul) if plain else (cost.full > cost.conv_matmul), name
+    assert all(expert.cost.full > expert.cost.conv_matmul for layer in report.experts for expert in layer)
+
+
+SMALL = {"num_blocks": (1, 1), "num_decoder_blocks": (2,), "num_heads": (1, 2), "num_refinement_blocks": 1}
+
+
+@pytest.mark.parametrize("arguments", [{"num_experts": 3, "topk": 2}, {"expert_kind": "window"}, {"dim": 4}])
+def test_costs_known_from_shapes_are_what_fvcore_counts(report: Complexity, arguments: dict[str, object]) -> None:
+    network = MoCEIR(**SMALL, **arguments)
+    for counted, costs in [(count_macs(network), network.route_costs), (report, MoCEIR().route_costs)]:
+        assert tuple(tuple(expert.cost.conv_matmul for expert in layer) for layer in counted.experts) == costs.experts
+        totals = counted.totals()
+        assert totals["minimum"].conv_matmul == costs.cheapest(counted.topk)
+        assert totals["minimum"].conv_matmul < totals["expected"].conv_matmul < totals["maximum"].conv_matmul
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "expert"), [((72, 104), "spectral", 3), ((61, 50), "spectral", 0), ((61, 50), "window", 3)]
+)
+def test_other_sizes_are_what_a_direct_count_gives(size: tuple[int, int], kind: str, expert: int) -> None:
+    network = MoCEIR(**SMALL, expert_kind=kind).eval()
+    report = count_macs(network, size)
+
+    class Forced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x, experts=torch.full((2, 1, 1), expert))
+
+    counter = FlopCountAnalysis(Forced(), torch.zeros(1, 3, *size)).set_op_handle(**_HANDLERS)
+    operators = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    total = report.forced(expert) + report.routing
+    assert total.conv_matmul == sum(macs for name, macs in operators.items() if name in _CONV_MATMUL)
+    # Sizes computed while tracing count as element-wise work of one element.
+    assert total.full == pytest.approx(sum(operators.values()), abs=200)
+
+
+def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
+    """One expert by hand: rank 4, windows of 4, at a quarter of the resolution."""
+    pixels, dim, rank, window = 180 * 320, 32, 4, 4
+    conv_matmul = pixels * (3 * dim * rank + 4 * rank * rank + (9 + 2 * 49) * rank)
+    transforms = 3 * 1.25 * pixels * rank * 4  # log2 16 points = 4
+    spectra = 3 * pixels // window**2 * window * (window // 2 + 1) * rank
+    norm, value, silu, modulate, residual = (pixels * per for per in (5 * rank, rank, 4 * rank, rank, dim))
+    expert = report.experts[0][0].cost
+    assert expert.conv_matmul == conv_matmul
+    scalars = 100  # sizes computed while tracing
+    full = conv_matmul + transforms + spectra + norm + value + silu + modulate + residual
+    assert full <= expert.full <= full + scalars
+
+
+def test_counting_leaves_the_network_as_it_was() -> None:
+    network = MoCEIR(**SMALL).train()
+    count_macs(network)
+    assert all(module.training for module in network.modules())
