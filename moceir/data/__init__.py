@@ -1,0 +1,1 @@
+"""From files to batches; knows value ranges and randomness, and no network."""

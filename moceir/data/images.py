@@ -1,0 +1,129 @@
+"""Picture files -> uint8 RGB arrays, and back."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+_WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
+_WRITE_OPTIONS = {
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
+}
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a picture, or a picture that cannot be written; the message names it."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below a folder, sorted by path; hidden files and folders are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as uint8 (H, W, 3) RGB.
+
+    EXIF orientation is applied, grey becomes RGB, deeper pictures are scaled to 8 bits, and transparency is left
+    out (see :func:`read_alpha`).
+
+    Raises:
+        ImageError: when the file is missing, empty or no picture that OpenCV can decode.
+    """
+    return _decode(path, cv2.IMREAD_COLOR_RGB)
+
+
+def read_alpha(path: Path) -> np.ndarray | None:
+    """A picture's transparency as uint8 (H, W), or None when it has none.
+
+    Raises:
+        ImageError: as :func:`read_image`; and when the picture has an EXIF orientation too, which OpenCV applies to
+            its colours only.
+    """
+    if path.suffix.lower() not in _WITH_ALPHA:
+        return None
+    image = _decode(path, cv2.IMREAD_UNCHANGED)
+    if image.ndim != 3 or image.shape[2] != 4:
+        return None
+    if not np.array_equal(read_image(path), _decode(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)):
+        raise ImageError(f"{path}: has both transparency and an EXIF orientation; turn it in an editor first")
+    alpha = image[..., 3]
+    return alpha if alpha.dtype == np.uint8 else (alpha // 257).astype(np.uint8)
+
+
+def write_image(path: Path, image: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the file's suffix, whole or not at all.
+
+    Folders are made as needed. JPEG quality is 95, WebP is lossless, and ``alpha`` (uint8 (H, W)) is dropped
+    where the format has no transparency.
+
+    Raises:
+        ImageError: when the suffix is no supported format, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise ImageError(f"{path}: cannot write this format; use one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if alpha is not None and suffix in _WITH_ALPHA:
+        pixels = np.dstack([pixels, alpha])
+    try:
+        encoded, data = cv2.imencode(suffix, pixels, _WRITE_OPTIONS.get(suffix, []))
+    except cv2.error as error:
+        raise ImageError(f"{path}: could not be encoded as {suffix} ({error.err})") from error
+    if not encoded:
+        raise ImageError(f"{path}: could not be encoded as {suffix}")
+    try:
+        write_atomically(path, data.tobytes())
+    except OSError as error:
+        raise ImageError(f"{path}: could not be written ({error.strerror})") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment it is absent, its old self, or complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a rename is atomic only within one file system.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
+    data = _read_bytes(path)
+    try:
+        image = cv2.imdecode(data, flags)
+    except cv2.error as error:  # a header that promises more pixels than OpenCV takes
+        raise ImageError(f"{path}: not a readable picture ({error.err})") from error
+    if image is None:
+        raise ImageError(f"{path}: not a readable picture (truncated, or not PNG, JPEG, WebP, BMP or TIFF)")
+    return image
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise ImageError(f"{path}: could not be read ({error.strerror})") from error
+    if not data.size:
+        raise ImageError(f"{path}: the file is empty")
+    return data

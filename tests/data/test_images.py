@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from moceir.data.images import ImageError, find_images, read_alpha, read_image, write_image
+
+
+def test_grey_deep_and_transparent_pictures_become_8_bit_rgb(tmp_path: Path) -> None:
+    grey = np.full((4, 5), 77, np.uint8)
+    variants = {
+        "grey": grey,
+        "deep": np.full((4, 5, 3), 77 * 257, np.uint16),
+        "transparent": np.dstack([grey] * 3 + [np.zeros_like(grey)]),
+    }
+    for name, pixels in variants.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+        image = read_image(tmp_path / f"{name}.png")
+        assert image.dtype == np.uint8
+        assert np.array_equal(image, np.full((4, 5, 3), 77)), name
+
+
+def test_channels_are_red_green_blue(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    write_image(tmp_path / "red.png", red)
+    assert np.array_equal(read_image(tmp_path / "red.png"), red)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "turned.jpg"
+    write_image(path, np.zeros((10, 20, 3), np.uint8))
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)  # orientation 6: turn by 90°
+    exif = b"Exif\0\0" + tiff
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert read_image(path).shape == (20, 10, 3)
+
+
+def test_transparency_with_an_orientation_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "turned.png"
+    colours = np.random.default_rng(0).integers(0, 256, (10, 20, 3), dtype=np.uint8)
+    write_image(path, colours, alpha=colours[..., 0])
+    exif = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 3, 0, 0)  # orientation 3: turn by 180°
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + chunk + data[33:])  # behind the header
+    with pytest.raises(ImageError, match=r"turned\.png: has both transparency and an EXIF orientation"):
+        read_alpha(path)
+
+
+def test_absurd_sizes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    write_image(path, np.zeros((4, 4, 3), np.uint8))
+    header = b"IHDR" + struct.pack(">II", 40000, 40000) + path.read_bytes()[24:29]
+    path.write_bytes(path.read_bytes()[:12] + header + struct.pack(">I", zlib.crc32(header)) + path.read_bytes()[33:])
+    with pytest.raises(ImageError, match=r"huge\.png: not a readable picture"):
+        read_image(path)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name, message in {
+        "empty.png": "the file is empty",
+        "text.jpg": "not a readable picture",
+        "absent.png": "could not be read",
+    }.items():
+        with pytest.raises(ImageError, match=f"{name}: {message}"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
+def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    write_image(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=f"cut{suffix}: not a readable picture"):
+        read_image(path)
+
+
+def test_unknown_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"a\.gif: cannot write this format; use one of \.bmp, \.jpeg"):
+        write_image(tmp_path / "a.gif", np.zeros((2, 2, 3), np.uint8))
+
+
+def test_finding_is_recursive_sorted_and_blind_to_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/c.jpeg", ".d.png", ".git/e.png", "f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["a/c.jpeg", "b.PNG"]
