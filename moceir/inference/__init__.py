@@ -1,0 +1,1 @@
+"""Arbitrary pictures in, restored pictures out; needs neither Lightning nor Hydra."""

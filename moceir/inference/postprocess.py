@@ -1,0 +1,20 @@
+"""What follows the network: quantisation to 8 bits and the bilateral filter."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+
+def quantise(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1], clamped here, -> uint8 (H, W, 3), rounded to nearest."""
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def bilateral_filter(image: np.ndarray) -> np.ndarray:
+    """Smooth what the network left, 3×3 neighbours at a time; uint8 (H, W, 3) (design document, eq. 17).
+
+    The document's parameters: σ of 10 grey levels and 10 pixels.
+    """
+    return cv2.bilateralFilter(np.ascontiguousarray(image), d=3, sigmaColor=10, sigmaSpace=10)

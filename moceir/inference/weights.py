@@ -1,0 +1,210 @@
+"""Networks from files and to files.
+
+Three kinds are read: our ``.safetensors`` (the configuration in the metadata), our Lightning checkpoints, and
+published MoCE-IR checkpoints (the configuration inferred from names and shapes). Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from moceir.data.images import write_atomically
+from moceir.network.unet import MoCEIR
+
+State = dict[str, Tensor]
+
+_FORMAT = "moceir"
+
+#: Published parameter names -> ours, applied in this order.
+_PUBLISHED_NAMES = (
+    (r"^patch_embed\.proj\.", "embed."),
+    (r"^enc\.(\d+)\.0\.layers\.", r"encoder.\1."),
+    (r"^enc\.(\d+)\.1\.body\.0\.", r"down.\1.0."),
+    (r"^(latent|refinement)\.layers\.", r"\1."),
+    (r"^freq_embed\.high_conv\.0\.conv\.", "frequency.high_pass."),
+    (r"^freq_embed\.", "frequency."),
+    (r"^dec\.(\d+)\.0\.body\.0\.", r"up.\1.0."),
+    (r"^dec\.(\d+)\.1\.", r"fuse.\1."),
+    (r"^dec\.(\d+)\.2\.layers\.", r"decoder.\1."),
+    (r"^(decoder\..*)\.mixer\.", r"\1.cross_attention."),
+    (r"\.mixer\.", ".attention."),
+    (r"\.adapter\.experts\.(\d+)\.0\.body\.", r".moce.experts.\1.mixer."),
+    (r"\.adapter\.experts\.(\d+)\.0\.proj\.0\.", r".moce.experts.\1.reduce."),
+    (r"\.adapter\.experts\.(\d+)\.0\.proj\.1\.", r".moce.experts.\1.modulate."),
+    (r"\.adapter\.experts\.(\d+)\.0\.proj\.2\.", r".moce.experts.\1.expand."),
+    (r"\.adapter\.routing\.gate\.2\.", ".moce.router.features."),
+    (r"\.adapter\.routing\.freq_gate\.", ".moce.router.frequency."),
+    (r"\.adapter\.proj_out\.", ".moce.project."),
+    (r"\.proj\.0\.", ".to_shared."),
+    (r"\.proj\.1\.", ".to_routed."),
+    (r"\.ffn\.project_in\.", ".feed_forward.expand."),
+    (r"\.ffn\.dwconv\.", ".feed_forward.mix."),
+    (r"\.ffn\.", ".feed_forward."),
+    (r"\.norms\.0\.body\.", ".norm1."),
+    (r"\.norms\.1\.body\.", ".norm2."),
+    (r"\.norm\.body\.", ".norm."),
+    (r"\.qkv_dwconv\.", ".qkv_mix."),
+    (r"\.kv_dwconv\.", ".key_value_mix."),
+    (r"\.q_dwconv\.", ".query_mix."),
+    (r"\.kv\.", ".key_value."),
+    (r"\.q\.", ".query."),
+    (r"\.(project_out|proj_out)\.", ".project."),
+)
+
+
+class WeightsError(ValueError):
+    """A file that holds no network this package can build; the message says what it is and what was expected."""
+
+
+def load_pretrained() -> MoCEIR:
+    """The network with the weights that come with the package, ready for evaluation."""
+    with resources.as_file(resources.files("moceir") / "weights" / "moce_ir_30g.safetensors") as path:
+        return load_network(path)
+
+
+def load_network(path: str | Path, *, topk: int | None = None) -> MoCEIR:
+    """Read a network, ready for evaluation.
+
+    Args:
+        path: ``.safetensors`` of :func:`save_network`, a Lightning checkpoint of a training run, or a published
+            MoCE-IR checkpoint (``.ckpt``, ``.pt`` or ``.pth``; as ``.safetensors``, under the published names).
+        topk: experts an image takes. A published checkpoint does not tell (None means 1); for the others None
+            means as it was saved. Another value than the saved one removes the saved budget.
+
+    Raises:
+        WeightsError: when the file is something else; the message says what.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    state, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    if config is None:
+        state = rename_published(state)
+        _check_published(path, state)
+    try:
+        config = _infer_config(state) if config is None else config
+        if topk not in (None, config.get("topk")):
+            config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
+        network = MoCEIR(**config)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: does not hold a whole MoCE-IR network: {error}") from error
+    return network.eval()
+
+
+def save_network(network: MoCEIR, path: str | Path) -> None:
+    """Write a network as ``.safetensors``, its configuration in the metadata, whole or not at all.
+
+    Raises:
+        ValueError: when the suffix is another.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: networks are saved as .safetensors")
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    metadata = {"format": _FORMAT, "config": json.dumps(network.config)}
+    write_atomically(path, safetensors.torch.save(state, metadata))
+
+
+def rename_published(state: State) -> State:
+    """Published names -> ours; an optional ``net.`` prefix and the complexity buffers are dropped."""
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("net.")
+        if name.endswith(".routing.complexity"):
+            continue  # derived from the experts' sizes
+        for pattern, replacement in _PUBLISHED_NAMES:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from error
+    if metadata.get("format") != _FORMAT:
+        return state, None
+    try:
+        return state, dict(json.loads(metadata["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: its metadata has no readable configuration of a moceir network") from error
+
+
+def _read_checkpoint(path: Path) -> tuple[State, dict[str, Any] | None]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader of untrusted files raises whatever it stumbles over
+        raise WeightsError(
+            f"{path}: expected a .safetensors file or a checkpoint that holds plain tensors only; "
+            f"this is {_describe(path)}"
+        ) from error
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path}: expected a checkpoint or a state dict, found a {type(state).__name__}")
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    config = checkpoint.get("network_config")
+    if config is not None:  # our training: drop what belongs to metrics and losses
+        tensors = {
+            name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
+        }
+    return tensors, config
+
+
+def _describe(path: Path) -> str:
+    """What a file that torch cannot read seems to be."""
+    start = path.read_bytes()[:512]
+    if not start:
+        return "an empty file"
+    if start.startswith((b"PK", b"\x80")):
+        return "a checkpoint that is damaged or holds other objects, which could execute code"
+    return "text" if start.isascii() else "something else, or damaged"
+
+
+def _check_published(path: Path, state: State) -> None:
+    """Raise WeightsError when the renamed tensors are none of a published network's."""
+    needed = ("embed.weight", "output.weight", "decoder.0.0.moce.router.features.weight")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        found = ", ".join(list(state)[:3]) or "nothing"
+        raise WeightsError(
+            f"{path}: expected a moceir network, a moceir training checkpoint or published MoCE-IR weights; "
+            f"found {len(state)} tensors ({found}, …)"
+        )
+
+
+def _infer_config(state: State) -> dict[str, Any]:
+    """Constructor arguments from the names and shapes of a published network, already renamed."""
+
+    def count(prefix: str) -> int:
+        indices = [re.match(rf"{prefix}\.(\d+)\.", name) for name in state]
+        return 1 + max((int(match[1]) for match in indices if match), default=-1)
+
+    def heads(block: str) -> int:
+        return len(state[f"{block}.temperature"])
+
+    encoder_levels = count("encoder")
+    decoder = list(reversed(range(count("decoder"))))
+    return {
+        "dim": state["embed.weight"].shape[0],
+        "num_blocks": [*(count(rf"encoder\.{level}") for level in range(encoder_levels)), count("latent")],
+        "num_decoder_blocks": [count(rf"decoder\.{step}") for step in decoder],
+        "num_heads": [
+            *(heads(f"encoder.{level}.0.attention") for level in range(encoder_levels)),
+            heads("latent.0.attention"),
+        ],
+        "num_refinement_blocks": count("refinement"),
+        "num_experts": state["decoder.0.0.moce.router.features.weight"].shape[0],
+    }
