@@ -1,0 +1,42 @@
+"""Every file in conf/ composes and builds what it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer
+
+from moceir import MoCEIR
+from moceir.config import config_dir
+
+CHOICES = sorted(
+    f"{path.parent.relative_to(config_dir()).as_posix()}={path.stem}" for path in Path(config_dir()).glob("*/*.yaml")
+)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        overrides = [choice, f"paths.output={tmp_path}", "name=test"]
+        config = compose("train", overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    assert isinstance(instantiate(config.network), MoCEIR)
+    assert isinstance(instantiate(config.data), LightningDataModule)
+    assert callable(instantiate(config.optimizer))
+    assert config.loss.pixel_weight > 0
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    # A machine without the accelerator can only read that choice.
+    if config.trainer.accelerator == "cpu":
+        assert isinstance(instantiate(config.trainer, callbacks=callbacks, logger=loggers), Trainer)
+
+
+def test_network_defaults_and_configuration_agree() -> None:
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        network = instantiate(compose("train").network)
+    assert network.config == MoCEIR().config

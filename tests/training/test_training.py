@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+from moceir import MoCEIR, load_network
+from moceir.cli.train import train
+from moceir.config import config_dir
+from moceir.data.datasets import Sample
+from moceir.data.images import write_image
+from moceir.training.module import RestorationModule
+from moceir.training.optim import cosine_schedule
+
+SMALL = [
+    "network.dim=4",
+    "network.num_blocks=[1,1]",
+    "network.num_decoder_blocks=[1]",
+    "network.num_heads=[1,2]",
+    "network.num_refinement_blocks=1",
+]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        write_image(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
+    return tmp_path / "photographs"
+
+
+def run(output: Path, *overrides: object) -> float:
+    everything = [*SMALL, "debug=quick", "optimizer.lr=5e-3", "data.crop=32", f"paths.output={output}"]
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        config = compose("train", overrides=[*everything, *map(str, overrides)], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+    return train(config)
+
+
+def test_training_learns_and_exports_what_restores(photographs: Path, tmp_path: Path) -> None:
+    root = f"data.root={photographs}"
+    untrained = run(tmp_path / "one", root, "trainer.max_epochs=1", "data.repeat=1")
+    trained = run(tmp_path / "two", root, "trainer.max_epochs=3", "data.repeat=40", "callbacks.average.decay=0.9")
+    assert trained > untrained + 1
+    network = load_network(tmp_path / "two" / "network.safetensors")
+    assert network.config == load_network(tmp_path / "two" / "checkpoints" / "best.ckpt").config
+    assert network.config["num_blocks"] == [1, 1]
+    assert (tmp_path / "two" / "metrics.csv").read_text().count("\n") > 3
+
+
+def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
+    arguments = (f"data.root={photographs}", "data.repeat=4")
+    weights = []
+    for name, workers in (("one", 0), ("two", 2)):
+        run(tmp_path / name, *arguments, f"data.num_workers={workers}")
+        weights.append(load_network(tmp_path / name / "network.safetensors").state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class Kill(Callback):
+    """Ends a run as a crash would, at the start of its second epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+
+
+def test_a_killed_run_is_resumed_exactly(photographs: Path, tmp_path: Path) -> None:
+    arguments = (f"data.root={photographs}", "data.repeat=4", "trainer.max_epochs=3")
+    run(tmp_path / "whole", *arguments)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "killed", *arguments, f"+callbacks.kill._target_={__name__}.Kill")
+    run(tmp_path / "resumed", *arguments, f"resume={tmp_path}/killed/checkpoints/last.ckpt")
+    whole, resumed = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed")
+    )
+    assert resumed["epoch"] == whole["epoch"] == 2
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+
+
+def test_last_is_the_last_and_best_is_the_best(photographs: Path, tmp_path: Path) -> None:
+    """Where nothing is learned, the first epoch stays the best."""
+    run(tmp_path, f"data.root={photographs}", "optimizer.lr=0", "trainer.max_epochs=3")
+    epochs = {
+        name: torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
+
+
+def test_without_validation_the_last_weights_are_exported(photographs: Path, tmp_path: Path) -> None:
+    score = run(tmp_path, f"data.root={photographs}", "trainer.check_val_every_n_epoch=2")
+    assert np.isnan(score)
+    assert load_network(tmp_path / "network.safetensors").config["num_blocks"] == [1, 1]
+
+
+def test_training_starts_from_other_weights(photographs: Path, tmp_path: Path) -> None:
+    run(tmp_path / "one", f"data.root={photographs}")
+    first = tmp_path / "one" / "network.safetensors"
+    run(tmp_path / "two", f"data.root={photographs}", f"init_from={first}", "optimizer.lr=0", "~callbacks.average")
+    a, b = load_network(first).state_dict(), load_network(tmp_path / "two" / "network.safetensors").state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_wrong_starts_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        run(tmp_path, "init_from=a", "resume=b")
+    with pytest.raises(ValueError, match=r"data\.root=/nowhere: no such folder"):
+        run(tmp_path, "data.root=/nowhere")
+    with pytest.raises(ValueError, match="no PNG, JPEG"):
+        run(tmp_path, f"data.root={tmp_path}")
+
+
+def test_without_data_the_packaged_photographs_are_used_and_it_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, "data.root=null", "data.validation_images=12")  # as many as in a first run without debug=quick
+    assert "NO DATA FOLDER GIVEN: training on 5 photographs that scikit-image ships" in caplog.text
+
+
+def test_loss_is_the_weighted_sum() -> None:
+    def optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    module = RestorationModule(
+        network=MoCEIR(), tasks=[], optimizer=optimizer, warmup_steps=0, pixel_weight=2.0, balance_weight=0.5, seed=0
+    )
+    logged: dict[str, torch.Tensor] = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    module.trainer = Trainer(logger=False)
+    degraded, clean = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    loss = module.training_step(Sample(degraded, clean, "a", "b"), 0)
+    torch.testing.assert_close(logged["train/pixel"], (degraded - clean).abs().mean())  # untrained: an identity
+    assert logged["train/balance"] > 0
+    torch.testing.assert_close(loss, 2.0 * logged["train/pixel"] + 0.5 * logged["train/balance"])
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = cosine_schedule(optimizer, total_steps=100, warmup_steps=10)
+    rates = []
+    for _ in range(101):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] < 0.1
+    assert max(rates) == pytest.approx(1.0, abs=0.03)
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[100] == 0
