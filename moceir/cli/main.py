@@ -1,0 +1,34 @@
+"""The ``moceir`` command: what works on files and folders. Training, which Hydra configures, is a module of its own."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from moceir.cli.demo import demo
+from moceir.cli.evaluate import evaluate
+from moceir.cli.macs import macs
+from moceir.cli.restore import restore
+
+app = typer.Typer(
+    help="All-in-one image restoration with a mixture of complexity experts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (restore, evaluate, macs, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run a command; a bad input ends it with one line that names it, and status 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+    try:
+        app()
+    except ValueError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)

@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moceir.inference.weights import load_network, load_pretrained
+from moceir.network.unet import MoCEIR
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A .safetensors file, a training checkpoint or a published one. Default: the shipped weights."),
+]
+PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+
+
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--topk", help="Experts a picture takes, which published checkpoints do not tell. Default: 1 for those."
+    ),
+]
+
+
+def load(weights: Path | None, topk: int | None) -> MoCEIR:
+    """The network that ``--weights`` and ``--topk`` name."""
+    if weights is None and topk is not None:
+        raise ValueError("--topk goes with --weights")
+    return load_pretrained() if weights is None else load_network(weights, topk=topk)

@@ -1,0 +1,90 @@
+"""The commands as a user types them, in a process of their own or, where that takes long, in this one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moceir import MoCEIR, save_network
+from moceir.cli.main import app
+from moceir.data.images import read_image, write_image
+
+
+def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from moceir.cli.main import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_restore_names_the_unreadable_and_does_the_rest(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png", photograph)
+    write_image(tmp_path / "in" / "deep" / "b.jpg", photograph)
+    (tmp_path / "in" / "broken [1].png").write_bytes(b"broken")
+    run = moceir("restore", tmp_path / "in", "-o", tmp_path / "out")
+    assert run.returncode == 1
+    assert "restored 2 of 3 pictures" in run.stderr
+    assert "broken [1].png: not a readable picture" in run.stderr
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert written == ["a.png", "deep/b.jpg"]
+    assert not np.array_equal(read_image(tmp_path / "out" / "a.png"), photograph)
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
+    run = moceir("restore", tmp_path / "absent", "-o", tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.strip().startswith("error: ")
+    assert "absent: no such file" in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", photograph)
+    save_network(MoCEIR(), tmp_path / "identity.safetensors")
+    arguments = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    weights = ["--weights", str(tmp_path / "identity.safetensors")]
+    run = CliRunner().invoke(app, [*arguments, *weights, "--no-filter", "--format", "BMP", "--mac-budget", "0"])
+    assert run.exit_code == 0, run.output
+    assert np.array_equal(read_image(tmp_path / "out" / "a.bmp"), photograph)
+    refused = CliRunner().invoke(app, [*arguments, "--format", "gif"])
+    assert "--format gif: use png" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*arguments, "--mac-budget", "5"])
+    assert "mac_budget of 5 GMACs: the cheapest route costs 29.0222" in str(refused.exception)
+
+
+def test_macs_prints_parameters_experts_and_routes(tmp_path: Path) -> None:
+    network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
+    save_network(network, tmp_path / "small.safetensors")
+    run = CliRunner().invoke(app, ["macs", "--weights", str(tmp_path / "small.safetensors")])
+    assert run.exit_code == 0, run.output
+    minimum = f"{network.route_costs.cheapest(1) / 1e9:.7f}"
+    parameters = f"{sum(p.numel() for p in network.parameters()):,}"
+    for expected in (minimum, parameters, "decoder.0.0", "every layer forced to expert 3", "0.2737152"):
+        assert expected in run.output
+
+
+def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "clean" / "a.png", photograph)
+    save_network(MoCEIR(), tmp_path / "identity.safetensors")
+    arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "identity.safetensors")]
+    output = ["--json", str(tmp_path / "new" / "s.json")]
+    run = CliRunner().invoke(app, [*arguments, "--sigma", "10", "--poisson", "100", *output])
+    assert run.exit_code == 0, run.output
+    gaussian, poisson = json.loads((tmp_path / "new" / "s.json").read_text())
+    assert gaussian["task"] == "Gaussian σ=10"
+    assert gaussian["degraded_psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
+    assert gaussian["psnr"] == pytest.approx(gaussian["degraded_psnr"], abs=0.2)  # but clamped
+    assert poisson["task"] == "Poisson scale=100"
+    assert "filter off" in run.output
+
+
+def test_demo_improves_the_photograph(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
+    assert run.exit_code == 0, run.output
+    before, after = (float(part.split()[-2]) for part in run.output.split("PSNR")[1].split("->"))
+    assert after > before + 8
+    assert read_image(tmp_path / "comparison.png").shape == (300 + 32, 3 * 451, 3)

@@ -1,0 +1,57 @@
+"""Which package may use which (see CONTRIBUTING.md), and that importing has no side effects worth noticing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moceir
+
+PACKAGE = Path(moceir.__file__).parent
+MAY_USE = {
+    "config": set(),
+    "network": set(),
+    "data": set(),
+    "complexity": {"network"},
+    "inference": {"network", "data"},
+    "training": {"network", "data"},
+    "cli": {"network", "data", "inference", "training", "complexity", "config"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Names of modules a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full name"
+            names.add(str(node.module))
+            if node.module == "moceir":
+                names |= {f"moceir.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("part", MAY_USE)
+def test_dependencies_point_one_way(part: str) -> None:
+    files = [PACKAGE / f"{part}.py"] if (PACKAGE / f"{part}.py").exists() else list((PACKAGE / part).rglob("*.py"))
+    assert files
+    for path in files:
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("moceir.")}
+        assert used <= MAY_USE[part] | {part}, path
+
+
+def test_every_part_is_in_the_list() -> None:
+    parts = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts - {"__init__"} == set(MAY_USE)
+
+
+def test_restoring_needs_neither_lightning_nor_hydra() -> None:
+    code = "import sys, moceir.cli.restore; print([m for m in ('lightning', 'hydra', 'wandb') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
