@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,6 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
 def test_demo_improves_the_photograph(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["demo", "-o", str(tmp_path)])
     assert run.exit_code == 0, run.output
-    before, after = (float(part.split()[-2]) for part in run.output.split("PSNR")[1].split("->"))
+    before, after = map(float, re.findall(r"([\d.]+) dB", run.output))
     assert after > before + 8
     assert read_image(tmp_path / "comparison.png").shape == (300 + 32, 3 * 451, 3)
