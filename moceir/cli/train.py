@@ -30,7 +30,8 @@ def train(config: DictConfig) -> float:
         The best mean validation PSNR in dB, which sweeps maximise; NaN when there was no validation.
 
     Raises:
-        ValueError: when ``init_from`` and ``resume`` are both given, or the data cannot be found.
+        ValueError: when ``init_from`` and ``resume`` are both given, ``init_from`` is another network's, or the data
+            cannot be found.
     """
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
@@ -39,7 +40,14 @@ def train(config: DictConfig) -> float:
     seed_everything(config.seed, workers=True)
     network: MoCEIR = instantiate(config.network)
     if config.init_from:
-        network.load_state_dict(load_network(config.init_from).state_dict())
+        start = load_network(config.init_from)
+        try:
+            network.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"init_from={config.init_from}: its network, {start.config}, is another than this run's, "
+                f"{network.config}"
+            ) from error
     data: RestorationDataModule = instantiate(config.data)
     module = RestorationModule(
         network=network,

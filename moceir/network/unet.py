@@ -259,6 +259,8 @@ def _check(config: dict[str, Any]) -> None:
             )
     if min(config["num_blocks"] + config["num_decoder_blocks"] + [config["num_refinement_blocks"]]) < 0:
         raise ValueError("num_blocks, num_decoder_blocks and num_refinement_blocks must not be negative")
+    if not sum(config["num_decoder_blocks"]):
+        raise ValueError("num_decoder_blocks needs at least one block: there are the experts")
     if not 2 <= config["num_experts"] <= 6:
         raise ValueError(f"num_experts must be 2 to 6, got {config['num_experts']}")
     if not 1 <= config["topk"] <= config["num_experts"]:

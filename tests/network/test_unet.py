@@ -127,6 +127,7 @@ def test_config_rebuilds_the_network() -> None:
         ({"num_decoder_blocks": (1,)}, "num_decoder_blocks needs 3 numbers"),
         ({"num_blocks": (2,)}, "at least two levels"),
         ({"num_blocks": (2, 2, -1, 4)}, "must not be negative"),
+        ({"num_decoder_blocks": (0, 0, 0)}, "num_decoder_blocks needs at least one block"),
         ({"window_sizes": (4, 8)}, "window_sizes needs a positive size for each of 4 experts"),
         (
             {"mac_budget": 29},

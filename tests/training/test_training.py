@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from moceir import MoCEIR, load_network
+from moceir import MoCEIR, load_network, save_network
 from moceir.cli.train import train
 from moceir.config import config_dir
 from moceir.data.datasets import Sample
@@ -114,6 +114,9 @@ def test_training_starts_from_other_weights(photographs: Path, tmp_path: Path) -
 def test_wrong_starts_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not both"):
         run(tmp_path, "init_from=a", "resume=b")
+    save_network(MoCEIR(), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"other\.safetensors: its network, .* is another than this run's"):
+        run(tmp_path, f"init_from={tmp_path / 'other.safetensors'}")
     with pytest.raises(ValueError, match=r"data\.root=/nowhere: no such folder"):
         run(tmp_path, "data.root=/nowhere")
     with pytest.raises(ValueError, match="no PNG, JPEG"):
