@@ -52,6 +52,6 @@ def test_every_part_is_in_the_list() -> None:
 
 
 def test_restoring_needs_neither_lightning_nor_hydra() -> None:
-    code = "import sys, moceir.cli.restore; print([m for m in ('lightning', 'hydra', 'wandb') if m in sys.modules])"
+    code = "import sys, moceir.cli.main; print([m for m in ('lightning', 'hydra', 'wandb') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

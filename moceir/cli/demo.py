@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from moceir.data.images import read_image, write_image
+from moceir.data.samples import sample_photograph
 from moceir.inference.restore import Restorer
 from moceir.inference.weights import load_pretrained
 
@@ -22,9 +23,7 @@ def demo(
     sigma: Annotated[float, typer.Option(help="Gaussian noise to add, 0–255 scale.")] = 25.0,
 ) -> None:
     """Add noise to a photograph, restore it, and show both."""
-    from moceir.data.datamodule import sample_photographs
-
-    source = photograph or next(path for path in sample_photographs() if path.name == "chelsea.png")
+    source = photograph or sample_photograph("chelsea.png")
     clean = read_image(source)
     noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     noisy = (clean + noise).clip(0, 255).round().astype(np.uint8)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Device, PostFilter, TopK, Weights, load
+from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
 from moceir.data.images import find_images, write_atomically
 from moceir.inference.evaluate import evaluate as scores_of
@@ -29,7 +29,7 @@ def evaluate(
     ] = [],
     poisson: Annotated[list[float], typer.Option(help="Poisson noise: mean photons of white; repeatable.")] = [],
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
-    mac_budget: Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")] = 0.0,
+    mac_budget: MacBudget = 0.0,
     post_filter: PostFilter = False,
     device: Device = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every picture's scores here.")] = None,
@@ -41,7 +41,7 @@ def evaluate(
     """
     files = find_images(folder)
     if not files:
-        raise ValueError(f"{folder}: no PNG, JPEG, WebP, BMP or TIFF in it or below it")
+        raise ValueError(f"{folder}: no such folder, or no PNG, JPEG, WebP, BMP or TIFF in it or below it")
     network = move(load(weights, topk), device)
     network.mac_budget = mac_budget or None
     if not sigma and not poisson:

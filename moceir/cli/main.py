@@ -29,6 +29,6 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     try:
         app()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)

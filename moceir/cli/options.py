@@ -16,8 +16,7 @@ Weights = Annotated[
 ]
 PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
-
-
+MacBudget = Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")]
 TopK = Annotated[
     int | None,
     typer.Option(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moceir.cli.options import Device, PostFilter, TopK, Weights, load
+from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load
 from moceir.data.images import IMAGE_SUFFIXES, ImageError
 from moceir.inference.restore import Restorer, plan
 
@@ -21,7 +21,7 @@ def restore(
     weights: Weights = None,
     topk: TopK = None,
     format: Annotated[str | None, typer.Option(help="png, jpg, webp, bmp or tiff. Default: as the input.")] = None,
-    mac_budget: Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")] = 30.0,
+    mac_budget: MacBudget = 30.0,
     post_filter: PostFilter = True,
     device: Device = "cpu",
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from lightning import LightningDataModule
@@ -13,17 +12,9 @@ from torch.utils.data import DataLoader, Subset
 from moceir.data.datasets import DegradedImages, EpochSampler, Sample, TrainingCrops
 from moceir.data.degradations import Degradation
 from moceir.data.images import find_images
+from moceir.data.samples import sample_photographs
 
 log = logging.getLogger(__name__)
-
-#: Colour photographs that the scikit-image package ships, for a first run without any data.
-SAMPLE_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
-
-
-def sample_photographs() -> list[Path]:
-    """The files of :data:`SAMPLE_PHOTOGRAPHS`."""
-    folder = Path(str(resources.files("skimage"))) / "data"
-    return [folder / name for name in SAMPLE_PHOTOGRAPHS]
 
 
 class RestorationDataModule(LightningDataModule):
@@ -94,13 +85,14 @@ class RestorationDataModule(LightningDataModule):
 
     def _find(self) -> list[Path]:
         if not self.root:
+            photographs = sample_photographs()
             log.warning(
                 "NO DATA FOLDER GIVEN: training on %d photographs that scikit-image ships. That shows that "
                 "training runs; it does not give useful weights. Set data.root=FOLDER or the environment variable "
                 "MOCEIR_DATA.",
-                len(SAMPLE_PHOTOGRAPHS),
+                len(photographs),
             )
-            return sample_photographs()
+            return photographs
         folder = Path(self.root).expanduser()
         if not folder.is_dir():
             raise ValueError(f"data.root={self.root}: no such folder; give one that holds photographs")
