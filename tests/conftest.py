@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from native_tree import make_native_tree
 
 from moceir import MoCEIR
 
@@ -20,6 +21,14 @@ def reference() -> Path:
     if not folder:
         pytest.skip("needs the reference data that MOCEIR_REFERENCE names")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The eight datasets in miniature; tests must not change them."""
+    root = tmp_path_factory.mktemp("native")
+    make_native_tree(root)
+    return root
 
 
 def randomise(network: MoCEIR, seed: int = 0) -> MoCEIR:

@@ -1,4 +1,4 @@
-"""``moceir evaluate``: PSNR and SSIM on clean pictures with synthetic noise."""
+"""``moceir evaluate``: PSNR and SSIM on pairs, and on clean pictures with synthetic noise."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load
+from moceir.cli.options import Data, Device, MacBudget, Override, PostFilter, TopK, Weights, load, load_sources
+from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
-from moceir.data.images import find_images, write_atomically
+from moceir.data.images import write_atomically
+from moceir.data.mixture import find_sets
+from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
 from moceir.inference.restore import move
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A folder of clean pictures.")],
+    root: Annotated[Path, typer.Argument(help="A folder of clean pictures, or, with --data, of datasets.")],
+    data: Data = "photographs",
+    override: Override = [],
     weights: Weights = None,
     topk: TopK = None,
     sigma: Annotated[
@@ -32,16 +37,22 @@ def evaluate(
     mac_budget: MacBudget = 0.0,
     post_filter: PostFilter = False,
     device: Device = "cpu",
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out datasets that are not there.")] = (
+        False
+    ),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every picture's scores here.")] = None,
 ) -> None:
-    """Add noise to clean pictures, restore them and compare.
+    """Restore pictures, after adding noise to clean ones, and compare.
 
     Blind: the network is not told the noise. The noise is neither clipped nor rounded; PSNR and SSIM are means over
-    pictures, of RGB in [0, 1], without rounding unless the filter is on.
+    pictures, of RGB in [0, 1], without rounding unless the filter is on. Of a dataset that keeps scenes for
+    measuring (PolyU), only those are taken.
     """
-    files = find_images(folder)
-    if not files:
-        raise ValueError(f"{folder}: no such folder, or no PNG, JPEG, WebP, BMP or TIFF in it or below it")
+    sources = load_sources(data, override)
+    sets = []
+    for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
+        source = sources[name]
+        sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = move(load(weights, topk), device)
     network.mac_budget = mac_budget or None
     if not sigma and not poisson:
@@ -52,24 +63,29 @@ def evaluate(
     console = Console()
     scores = list(
         track(
-            scores_of(network, files, degradations, seed=seed, post_filter=post_filter),
-            total=len(files) * len(degradations),
+            scores_of(network, sets, degradations, seed=seed, post_filter=post_filter),
+            total=len(WholePictures(sets=sets, degradations=degradations, seed=seed)),
             description="evaluating",
             console=Console(stderr=True),
         )
     )
-    table = Table(title=escape(f"{len(files)} pictures of {folder}"), title_justify="left", title_style="bold")
-    table.add_column("noise")
-    for column in ("noisy PSNR", "PSNR", "SSIM", "GMACs at 720p"):
+    table = Table(title=escape(str(root)), title_justify="left", title_style="bold")
+    for column in ("dataset", "task"):
+        table.add_column(column)
+    for column in ("pictures", "degraded PSNR", "PSNR", "SSIM", "GMACs at 720p"):
         table.add_column(column, justify="right")
-    for task in degradations:
-        of_task = [score for score in scores if score.task == task]
+    rows: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        rows.setdefault((score.name.partition("/")[0], score.task), []).append(score)
+    for (dataset, task), group in rows.items():
         table.add_row(
+            dataset,
             task,
-            f"{fmean(score.degraded_psnr for score in of_task):.2f}",
-            f"{fmean(score.psnr for score in of_task):.2f}",
-            f"{fmean(score.ssim for score in of_task):.4f}",
-            f"{fmean(score.gmacs for score in of_task):.2f}",
+            str(len(group)),
+            f"{fmean(score.degraded_psnr for score in group):.2f}",
+            f"{fmean(score.psnr for score in group):.2f}",
+            f"{fmean(score.ssim for score in group):.4f}",
+            f"{fmean(score.gmacs for score in group):.2f}",
         )
     table.caption = (
         f"blind; noise unclipped, seed {seed}; filter {'on' if post_filter else 'off'}; "

@@ -12,6 +12,7 @@ from rich.markup import escape
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
+from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 for command in (restore, evaluate, macs, demo):
     app.command()(command)
+app.add_typer(prepare, name="prepare")
 
 
 def main() -> None:

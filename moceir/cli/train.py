@@ -51,7 +51,6 @@ def train(config: DictConfig) -> float:
     data: RestorationDataModule = instantiate(config.data)
     module = RestorationModule(
         network=network,
-        tasks=data.validation_degradations,
         optimizer=instantiate(config.optimizer),
         warmup_steps=config.warmup_steps,
         seed=config.seed,

@@ -1,36 +1,37 @@
-"""From a folder of photographs to batches."""
+"""From a folder of datasets to batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from moceir.data.datasets import DegradedImages, EpochSampler, Sample, TrainingCrops
+from moceir.data.datasets import EpochSampler, Sample, TrainingCrops, WholePictures
 from moceir.data.degradations import Degradation
-from moceir.data.images import find_images
-from moceir.data.samples import sample_photographs
+from moceir.data.mixture import check_sets, find_sets, mix
+from moceir.data.sources import Listing, SamplePhotographs, Source
 
 log = logging.getLogger(__name__)
 
 
 class RestorationDataModule(LightningDataModule):
-    """Clean photographs, degraded as they are read.
-
-    Every ``len // validation_images``-th file, in the order of their names, is held out for validation, where each
-    of ``validation_degradations`` is applied to the whole picture with noise that never changes.
+    """Datasets of clean pictures and of degraded pairs, merged.
 
     Args:
-        root: folder of photographs, searched recursively; None or empty for the few that scikit-image ships.
-        repeat: crops of each picture in an epoch.
+        root: the folder that holds them, as distributed, tiled or packed; None for the few photographs that
+            scikit-image ships, whatever ``sets`` says.
+        sets: name -> dataset.
+        allow_missing: leave out datasets that are not there.
         crop: side of the square crops in pixels.
         batch_size: crops in a batch, on each device.
-        degradation: for training.
-        validation_degradations: task name -> degradation.
-        validation_images: how many pictures to hold out; of scikit-image's, one.
+        degradation: of clean pictures, for training.
+        validation_degradations: task name -> degradation, of clean pictures that are held out.
+        validation_images: how many held-out pictures of each dataset are used, at most.
         num_workers: processes that load data beside each training process.
         seed: decides crops, flips, noise and order.
     """
@@ -39,7 +40,8 @@ class RestorationDataModule(LightningDataModule):
         self,
         *,
         root: str | None,
-        repeat: int,
+        sets: Mapping[str, Source],
+        allow_missing: bool,
         crop: int,
         batch_size: int,
         degradation: Degradation,
@@ -49,8 +51,11 @@ class RestorationDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.root = root
-        self.repeat = repeat
+        self.root = root or "."
+        self.sources = (
+            dict(sets) if root else {"scikit-image": SamplePhotographs(folders=["."], repeat=4, validation=1)}
+        )
+        self.allow_missing = allow_missing
         self.crop = crop
         self.batch_size = batch_size
         self.degradation = degradation
@@ -58,65 +63,98 @@ class RestorationDataModule(LightningDataModule):
         self.validation_images = validation_images
         self.num_workers = num_workers
         self.seed = seed
+        self._start = 0
+        if not root:
+            log.warning(
+                "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships. That shows that "
+                "training runs; it does not give useful weights. Set data.root=FOLDER or the environment variable "
+                "MOCEIR_DATA."
+            )
+
+    def prepare_data(self) -> None:
+        """Look at every file, once on each machine, before anything else starts.
+
+        Raises:
+            ValueError: when datasets are missing, or files broken.
+        """
+        check_sets(self._find(), crop=self.crop, workers=2 * (os.cpu_count() or 1))
 
     def setup(self, stage: str) -> None:
         """Find the pictures and split them.
 
         Raises:
-            ValueError: when the folder is missing, or too empty to hold out validation pictures.
+            ValueError: when datasets are missing, or too small to hold out what they should.
         """
-        files = self._find()
-        count = self.validation_images if self.root else 1
-        if not 1 <= count < len(files):
-            raise ValueError(
-                f"data.validation_images={count} of {len(files)} pictures: hold out at least one and leave at least "
-                "one to train on"
-            )
-        held_out = files[:: len(files) // count][:count]
-        training = [path for path in files if path not in set(held_out)]
+        listings = self._find()
+        mixture = mix(listings, self.sources, validation_images=self.validation_images)
         self.train_set = TrainingCrops(
-            files=training, repeat=self.repeat, crop=self.crop, degradation=self.degradation, seed=self.seed
+            sets=mixture.training, crop=self.crop, degradation=self.degradation, seed=self.seed
         )
-        self.val_set = DegradedImages(files=held_out, degradations=self.validation_degradations, seed=self.seed)
-        log.info(
-            "training on %d crops an epoch from %d pictures; validating on %d pictures",
-            len(self.train_set), len(training), len(held_out),
-        )  # fmt: skip
+        self.val_set = WholePictures(sets=mixture.validation, degradations=self.validation_degradations, seed=self.seed)
+        if self._rank()[0] == 0:
+            left_out = [name for name in self.sources if name not in listings]
+            if left_out:
+                log.warning("LEFT OUT, because missing: %s (data.allow_missing=true)", ", ".join(left_out))
+            log.info("the mixture:\n%s", mixture.table)
 
-    def _find(self) -> list[Path]:
-        if not self.root:
-            photographs = sample_photographs()
-            log.warning(
-                "NO DATA FOLDER GIVEN: training on %d photographs that scikit-image ships. That shows that "
-                "training runs; it does not give useful weights. Set data.root=FOLDER or the environment variable "
-                "MOCEIR_DATA.",
-                len(photographs),
-            )
-            return photographs
-        folder = Path(self.root).expanduser()
-        if not folder.is_dir():
-            raise ValueError(f"data.root={self.root}: no such folder; give one that holds photographs")
-        files = find_images(folder)
-        if not files:
-            raise ValueError(f"data.root={self.root}: no PNG, JPEG, WebP, BMP or TIFF in it or below it")
-        return files
+    @property
+    def validation_tasks(self) -> list[str]:
+        """What there is to restore in validation, after :meth:`setup`."""
+        return self.val_set.tasks
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._rank()
         sampler = EpochSampler(length=len(self.train_set), seed=self.seed, rank=rank, world_size=world_size)
-        return DataLoader(
+        self._loader = ResumableLoader(
             self.train_set,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             drop_last=len(sampler) >= self.batch_size,
         )
+        self._loader.start = self._start % len(self._loader)  # a whole epoch given out is the start of the next
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far into the epoch a run is; Lightning keeps it in the checkpoint."""
+        # Lightning would keep a loader's own state, too, but forgets to restore it where a schedule asks for the
+        # number of steps (2.6.6).
+        return {"batches": self._loader.given}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on behind the batch at which the checkpoint was written."""
+        self._start = state_dict["batches"]
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world_size = self._rank()
         mine = Subset(self.val_set, range(rank, len(self.val_set), world_size))
         return DataLoader(mine, batch_size=1)
 
+    def _find(self) -> dict[str, Listing]:
+        return find_sets(self.root, self.sources, allow_missing=self.allow_missing)
+
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class ResumableLoader(DataLoader[Sample]):
+    """A loader of an :class:`EpochSampler` that can begin within an epoch.
+
+    Attributes:
+        start: how many batches to leave out, the next time only.
+        given: how many of the epoch have been given out or left out.
+    """
+
+    sampler: EpochSampler
+    start = 0
+    given = 0
+
+    def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]  # Lightning needs an iterator and nothing more
+        # A generator, so that workers are not fed before Lightning has told the sampler the epoch.
+        self.given, self.start = self.start, 0
+        self.sampler.skip = self.given * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch

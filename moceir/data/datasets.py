@@ -1,10 +1,11 @@
-"""Samples for training and validation: a crop of a clean picture and its degraded self."""
+"""Samples for training and validation: a clean picture, or a crop of one, and its degraded self."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from pathlib import Path
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from moceir.data.degradations import Degradation
-from moceir.data.images import ImageError, read_image
+from moceir.data.images import ImageError
+from moceir.data.pictures import Window
+from moceir.data.sources import Pair
 
 
 class Stream(IntEnum):
@@ -23,6 +26,7 @@ class Stream(IntEnum):
     VALIDATION = 2
     ORDER = 3
     ROUTING = 4
+    SHARDS = 5
 
 
 class Sample(NamedTuple):
@@ -35,7 +39,22 @@ class Sample(NamedTuple):
     task: str
     """Which degradation."""
     name: str
-    """The file's name."""
+    """The dataset and the picture's path in it, without suffix."""
+
+
+class PairSet(NamedTuple):
+    """Pictures of one dataset."""
+
+    name: str
+    pairs: Sequence[Pair]
+    task: str
+    """Of pairs that are degraded already."""
+    repeat: int = 1
+    """How often each appears in an epoch."""
+
+    def samples(self) -> int:
+        """In an epoch."""
+        return len(self.pairs) * self.repeat
 
 
 def to_tensor(image: np.ndarray) -> np.ndarray:
@@ -43,80 +62,132 @@ def to_tensor(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
-class TrainingCrops(Dataset[Sample]):
-    """Random crops, randomly flipped and degraded. Item (e, i) depends on the seed, e and i alone.
-
-    Decoded pictures stay in memory (0.46 MB for one of BSD400).
+def training_sample(
+    pair: Pair, *, task: str, name: str, crop: int, degradation: Degradation, rng: np.random.Generator
+) -> Sample:
+    """A random square crop, randomly flipped; degraded here when the pair is not degraded already.
 
     Args:
-        files: clean pictures.
-        repeat: how many crops of each picture make an epoch.
+        pair: what to crop; the same window of both pictures.
+        task: of a degraded pair.
+        name: of the sample.
+        crop: side in pixels.
+        degradation: of a clean picture; it sees ``degradation.margin`` pixels around the crop where there are any.
+        rng: decides everything.
+
+    Raises:
+        ImageError: when a picture cannot be read, is smaller than the crop, or its partner has another size.
+    """
+    clean, degraded = pair.open()
+    height, width = clean.shape[:2]
+    if min(height, width) < crop:
+        raise ImageError(
+            f"{pair.clean}: {width}×{height} is smaller than the crop of {crop}; remove the picture or lower the crop"
+        )
+    top, left = (int(rng.integers(side - crop + 1)) for side in (height, width))
+    flips = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
+    window = Window(top, left, crop, crop)
+    if degraded is not None:
+        one, two = (torch.from_numpy(to_tensor(np.flip(window.of(image), flips))) for image in (degraded, clean))
+        return Sample(one, two, task, name)
+
+    margin = degradation.margin
+    outer_top, outer_left = max(0, top - margin), max(0, left - margin)
+    outer = clean[outer_top : top + crop + margin, outer_left : left + crop + margin]
+    seen = to_tensor(outer)
+    made, task = degradation(seen, rng)
+    window = Window(top - outer_top, left - outer_left, crop, crop)
+    cut = (np.flip(window.of(image.transpose(1, 2, 0)), flips).transpose(2, 0, 1) for image in (made, seen))
+    one, two = (torch.from_numpy(np.ascontiguousarray(image)) for image in cut)
+    return Sample(one, two, task, name)
+
+
+class TrainingCrops(Dataset[Sample]):
+    """Random crops of several datasets. Item (e, i) depends on the seed, e and i alone.
+
+    Nothing is kept in memory: decode from packed data where speed matters.
+
+    Args:
+        sets: what to draw from, in this order.
         crop: side of the square crops, in pixels.
-        degradation: what to do to a crop.
+        degradation: what to do to a crop of a picture that is clean.
         seed: decides every crop, flip and noise.
     """
 
-    def __init__(self, *, files: Sequence[Path], repeat: int, crop: int, degradation: Degradation, seed: int) -> None:
-        self.files = list(files)
-        self.repeat = repeat
+    def __init__(self, *, sets: Sequence[PairSet], crop: int, degradation: Degradation, seed: int) -> None:
+        self.sets = list(sets)
         self.crop = crop
         self.degradation = degradation
         self.seed = seed
-        self._decoded: dict[int, np.ndarray] = {}
+        self._ends = list(accumulate(one.samples() for one in self.sets))
 
     def __len__(self) -> int:
-        return len(self.files) * self.repeat
+        return self._ends[-1]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The sample of (epoch, index).
 
         Raises:
-            ImageError: when the picture cannot be read, or is smaller than the crop.
+            ImageError: as :func:`training_sample`.
         """
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index, Stream.CROP))
-        which = index % len(self.files)
-        image = self._read(which)
-        top, left = (int(rng.integers(side - self.crop + 1)) for side in image.shape[:2])
-        window = image[top : top + self.crop, left : left + self.crop]
-        for axis in (0, 1):
-            if rng.random() < 0.5:
-                window = np.flip(window, axis)
-        clean = to_tensor(window)
-        degraded, task = self.degradation(clean, rng)
-        return Sample(torch.from_numpy(degraded), torch.from_numpy(clean), task, self.files[which].name)
-
-    def _read(self, which: int) -> np.ndarray:
-        if which not in self._decoded:
-            path = self.files[which]
-            image = read_image(path)
-            if min(image.shape[:2]) < self.crop:
-                height, width = image.shape[:2]
-                raise ImageError(
-                    f"{path}: {width}×{height} is smaller than the crop of {self.crop}; "
-                    "remove the picture or lower the crop"
-                )
-            self._decoded[which] = image
-        return self._decoded[which]
+        which = bisect(self._ends, index)
+        source = self.sets[which]
+        pair = source.pairs[(index - self._ends[which]) % len(source.pairs)]
+        return training_sample(
+            pair,
+            task=source.task,
+            name=f"{source.name}/{pair.name}",
+            crop=self.crop,
+            degradation=self.degradation,
+            rng=np.random.default_rng((self.seed, epoch, index, Stream.CROP)),
+        )
 
 
-class DegradedImages(Dataset[Sample]):
-    """Whole pictures, each degraded in each of the given ways, with noise that depends on the seed and the picture."""
+class WholePictures(Dataset[Sample]):
+    """Whole pictures, for validation and measuring: pairs as they are, clean pictures degraded in each given way.
 
-    def __init__(self, *, files: Sequence[Path], degradations: dict[str, Degradation], seed: int) -> None:
-        self.files = list(files)
+    Noise depends on the seed and the picture's number in its dataset, and never changes.
+
+    Args:
+        sets: what to show, in this order.
+        degradations: task name -> degradation, of pictures that are clean.
+        seed: decides the noise.
+    """
+
+    def __init__(self, *, sets: Sequence[PairSet], degradations: Mapping[str, Degradation], seed: int) -> None:
         self.degradations = dict(degradations)
         self.seed = seed
+        self._items: list[tuple[PairSet, int, str]] = []
+        for one in sets:
+            for number, pair in enumerate(one.pairs):
+                tasks = [one.task] if pair.degraded else list(self.degradations)
+                self._items += [(one, number, task) for task in tasks]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of what there is to restore, in the order of their first appearance."""
+        return list(dict.fromkeys(task for *_, task in self._items))
 
     def __len__(self) -> int:
-        return len(self.files) * len(self.degradations)
+        return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
-        which, how = divmod(index, len(self.degradations))
-        task, degradation = list(self.degradations.items())[how]
-        clean = to_tensor(read_image(self.files[which]))
-        degraded, _ = degradation(clean, np.random.default_rng((self.seed, which, Stream.VALIDATION)))
-        return Sample(torch.from_numpy(degraded), torch.from_numpy(clean), task, self.files[which].name)
+        """The sample of this number.
+
+        Raises:
+            ImageError: when a picture cannot be read, or its partner has another size.
+        """
+        source, number, task = self._items[index]
+        pair = source.pairs[number]
+        clean, degraded = pair.open()
+        reference = to_tensor(clean)
+        if degraded is None:
+            rng = np.random.default_rng((self.seed, number, Stream.VALIDATION))
+            made, _ = self.degradations[task](reference, rng)
+        else:
+            made = to_tensor(degraded)
+        return Sample(torch.from_numpy(made), torch.from_numpy(reference), task, f"{source.name}/{pair.name}")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -124,6 +195,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Lightning tells it the epoch through :meth:`set_epoch`. What does not divide by the ranks is left for another
     epoch's order.
+
+    Attributes:
+        skip: how many keys to leave out at the start of the next iteration, because a run that is resumed had them.
     """
 
     def __init__(self, *, length: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -132,6 +206,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -142,4 +217,5 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch, Stream.ORDER)).permutation(self.length)
         mine = order[: len(self) * self.world_size][self.rank :: self.world_size]
-        return ((self.epoch, int(index)) for index in mine)
+        start, self.skip = self.skip, 0
+        return ((self.epoch, int(index)) for index in mine[start:])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+from PIL import Image
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
@@ -16,6 +19,10 @@ _WRITE_OPTIONS = {
     ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
     ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
 }
+# What a whole file ends with, give or take what some cameras append.
+_LAST_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+_TAIL = 4096
+_EXIF_ORIENTATION = 274
 
 
 class ImageError(ValueError):
@@ -24,20 +31,53 @@ class ImageError(ValueError):
 
 def find_images(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by path; hidden files and folders are passed over."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width as :func:`read_image` gives them, from the header of a file that looks whole.
+
+    A PNG, JPEG or BMP that is cut short is found without decoding it; what does not look whole, and every other
+    format, is decoded.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures that Pillow finds large; OpenCV has a limit of its own
+            with Image.open(file) as image:
+                width, height = image.size
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) > 4
+                kind = str(image.format)
+            if _looks_whole(file, kind):
+                return (width, height) if turned else (height, width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # decoding says what is wrong, or that nothing is
+    height, width = read_image(path).shape[:2]
+    return height, width
+
+
+def _looks_whole(file: BinaryIO, kind: str) -> bool:
+    length = file.seek(0, os.SEEK_END)
+    if kind == "BMP":  # its header says how long it is
+        file.seek(2)
+        return length >= int.from_bytes(file.read(4), "little")
+    if kind not in _LAST_MARK:
+        return False
+    file.seek(-min(_TAIL, length), os.SEEK_END)
+    return _LAST_MARK[kind] in file.read()
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read a picture as uint8 (H, W, 3) RGB.
 
-    EXIF orientation is applied, grey becomes RGB, deeper pictures are scaled to 8 bits, and transparency is left
-    out (see :func:`read_alpha`).
+    EXIF orientation is applied, grey becomes RGB, CMYK is converted without a colour profile, deeper pictures are
+    scaled to 8 bits, and transparency is left out (see :func:`read_alpha`).
 
     Raises:
         ImageError: when the file is missing, empty or no picture that OpenCV can decode.

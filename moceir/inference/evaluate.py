@@ -1,16 +1,15 @@
-"""Measuring a network on clean pictures with synthetic noise."""
+"""Measuring a network on pairs, and on clean pictures with synthetic noise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from moceir.data.datasets import DegradedImages
+from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.inference.postprocess import bilateral_filter, quantise
 from moceir.network.unet import MoCEIR
@@ -20,6 +19,7 @@ class Score(NamedTuple):
     """One picture with one degradation."""
 
     name: str
+    """The dataset and the picture's path in it."""
     task: str
     degraded_psnr: float
     """dB, against the clean picture; the degraded one is taken as it is."""
@@ -34,23 +34,23 @@ class Score(NamedTuple):
 @torch.inference_mode()
 def evaluate(
     network: MoCEIR,
-    files: Sequence[Path],
-    degradations: dict[str, Degradation],
+    sets: Sequence[PairSet],
+    degradations: Mapping[str, Degradation],
     *,
     seed: int = 0,
     post_filter: bool = False,
 ) -> Iterator[Score]:
-    """Degrade each picture, restore it and compare; RGB, the whole picture, nothing cropped.
+    """Restore each picture and compare; RGB, the whole picture, nothing cropped.
 
     Args:
         network: what restores, on the device, in the mode and with the budget it has.
-        files: clean pictures.
-        degradations: task name -> degradation.
-        seed: decides the noise, with the picture's number and nothing else.
+        sets: pictures; pairs are restored as they are.
+        degradations: task name -> degradation, of pictures that are clean.
+        seed: decides the noise, with the picture's number in its dataset and nothing else.
         post_filter: round to 8 bits and filter before comparing.
     """
     device = next(network.parameters()).device
-    dataset = DegradedImages(files=files, degradations=degradations, seed=seed)
+    dataset = WholePictures(sets=sets, degradations=degradations, seed=seed)
     for degraded, clean, task, name in (dataset[index] for index in range(len(dataset))):
         restoration = network.restore_and_route(degraded[None].to(device))
         restored = restoration.image.clamp(0, 1).cpu()

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
 from moceir.network.unet import MoCEIR
 from moceir.training.optim import cosine_schedule
@@ -27,7 +28,6 @@ class RestorationModule(LightningModule):
 
     Args:
         network: what to train.
-        tasks: names of the validation tasks, each of which gets its own PSNR.
         optimizer: makes the optimiser from the parameters.
         warmup_steps: steps before the learning rate reaches its peak.
         pixel_weight: α of eq. 16.
@@ -39,7 +39,6 @@ class RestorationModule(LightningModule):
         self,
         *,
         network: MoCEIR,
-        tasks: Iterable[str],
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         warmup_steps: int,
         pixel_weight: float,
@@ -53,7 +52,12 @@ class RestorationModule(LightningModule):
         self.pixel_weight = pixel_weight
         self.balance_weight = balance_weight
         self.seed = seed
-        self.tasks = list(tasks)
+        self.tasks: list[str] = []
+        self.psnr = nn.ModuleList()
+
+    def setup(self, stage: str) -> None:
+        """Each task of the validation data gets a PSNR of its own."""
+        self.tasks = cast(RestorationDataModule, self.trainer.datamodule).validation_tasks  # type: ignore[attr-defined]
         self.psnr = nn.ModuleList(MeanMetric() for _ in self.tasks)
 
     def training_step(self, batch: Sample, batch_index: int) -> Tensor:

@@ -1,81 +1,133 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from moceir.data.datasets import DegradedImages, EpochSampler, TrainingCrops
-from moceir.data.degradations import GaussianNoise, OneOf, PoissonNoise
-from moceir.data.images import ImageError, write_image
+from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops, WholePictures
+from moceir.data.degradations import GaussianNoise
+from moceir.data.images import ImageError
+from moceir.data.pictures import ArrayPicture, Window
+from moceir.data.sources import Pair
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    rng = np.random.default_rng(0)
-    for index in range(3):
-        write_image(tmp_path / f"{index}.png", rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    return sorted(tmp_path.iterdir())
+def picture(seed: int, height: int = 40, width: int = 50) -> ArrayPicture:
+    return ArrayPicture(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def crops(files: list[Path], *, crop: int = 16, seed: int = 0) -> TrainingCrops:
-    return TrainingCrops(files=files, repeat=4, crop=crop, degradation=GaussianNoise(sigmas=[15, 50]), seed=seed)
+CLEAN = PairSet("clean", [Pair(picture(i), None, f"{i}", f"{i}") for i in range(3)], "synthetic", repeat=4)
+# The degraded picture is the negative of the clean one, so that whatever happens to both can be checked.
+NEGATIVES = [Pair(picture(i), ArrayPicture(255 - picture(i).image), f"s/{i}", "s") for i in range(2)]
+PAIRED = PairSet("paired", NEGATIVES, "real", repeat=2)
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_alone(files: list[Path]) -> None:
-    one, two = crops(files), crops(files)
+def crops(*sets: PairSet, crop: int = 16, seed: int = 0) -> TrainingCrops:
+    return TrainingCrops(sets=sets, crop=crop, degradation=GaussianNoise(sigmas=[15, 50]), seed=seed)
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
+    one, two = crops(CLEAN, PAIRED), crops(CLEAN, PAIRED)
     two[0, 0]  # what was read before makes no difference
-    for key in [(0, 5), (3, 5), (0, 6)]:
+    for key in [(0, 5), (3, 5), (0, 6), (0, 13)]:
         assert torch.equal(one[key].degraded, two[key].degraded)
         assert torch.equal(one[key].clean, two[key].clean)
     assert not torch.equal(one[0, 5].degraded, one[1, 5].degraded)
     assert not torch.equal(one[0, 2].clean, one[0, 5].clean), "another repeat of a picture is another crop"
-    assert not torch.equal(one[0, 5].degraded, crops(files, seed=1)[0, 5].degraded)
+    assert not torch.equal(one[0, 5].degraded, crops(CLEAN, PAIRED, seed=1)[0, 5].degraded)
 
 
-def test_crops_and_their_clean_partners_are_aligned(files: list[Path]) -> None:
-    sample = crops(files)[0, 1]
+def test_repeats_make_the_epoch() -> None:
+    mixed = crops(CLEAN, PAIRED)
+    assert len(mixed) == 3 * 4 + 2 * 2
+    names = [mixed[0, index].name for index in range(len(mixed))]
+    assert {name: names.count(name) for name in names} == {
+        "clean/0": 4, "clean/1": 4, "clean/2": 4, "paired/s/0": 2, "paired/s/1": 2
+    }  # fmt: skip
+    tasks = [mixed[0, index].task for index in range(len(mixed))]
+    assert tasks == ["gaussian"] * 12 + ["real"] * 4
+
+
+def test_crops_and_their_clean_partners_are_aligned() -> None:
+    mixed = crops(CLEAN, PAIRED)
+    sample = mixed[0, 1]
     assert sample.degraded.shape == sample.clean.shape == (3, 16, 16)
-    assert sample.name == "1.png"
-    assert sample.task == "gaussian"
     assert sample.clean.min() >= 0
     assert sample.clean.max() <= 1
     assert 10 / 255 < (sample.degraded - sample.clean).std() < 60 / 255
+    for index in range(12, 16):
+        sample = mixed[0, index]
+        torch.testing.assert_close(sample.degraded, 1 - sample.clean)
 
 
-def test_small_pictures_are_named(files: list[Path]) -> None:
-    with pytest.raises(ImageError, match=r"0\.png: 50×40 is smaller than the crop of 64"):
-        crops(files, crop=64)[0, 0]
+def test_every_flip_and_every_place_comes_up() -> None:
+    """A 4×5 picture has 2 · 3 places for a crop of 3×3, each in 4 orientations."""
+    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=400)
+    data = crops(one, crop=3)
+    seen = {tuple((data[0, index].clean[0] * 255).round().int().flatten().tolist()) for index in range(400)}
+    expected = set()
+    for top in range(2):
+        for left in range(3):
+            window = image[top : top + 3, left : left + 3, 0]
+            for flips in ((), (0,), (1,), (0, 1)):
+                expected.add(tuple(np.flip(window, flips).astype(int).flatten().tolist()))
+    assert len(expected) == 24
+    assert seen == expected
 
 
-def test_noise_has_the_stated_strength() -> None:
-    clean = np.full((3, 200, 200), 0.25, np.float32)
-    rng = np.random.default_rng(0)
-    gaussian, task = GaussianNoise(sigmas=[25])(clean, rng)
-    assert task == "gaussian"
-    assert np.isclose((gaussian - clean).std(), 25 / 255, rtol=0.01)
-    poisson, task = PoissonNoise(scale=100)(clean, rng)
-    assert task == "poisson"
-    assert poisson.dtype == gaussian.dtype == np.float32
-    assert np.isclose((poisson - clean).std(), np.sqrt(0.25 / 100), rtol=0.01)
-    assert np.isclose(poisson.mean(), 0.25, rtol=0.01)
+class Shift:
+    """Moves everything to the right, so that a crop needs to see what is left of it."""
+
+    margin = 2
+
+    def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        return np.roll(clean, 2, axis=2), "shift"
 
 
-def test_one_of_draws_by_weight() -> None:
-    choice = OneOf(choices=[GaussianNoise(sigmas=[1]), PoissonNoise(scale=10)], weights=[3, 1])
-    rng = np.random.default_rng(0)
-    tasks = [choice(np.zeros((3, 1, 1), np.float32), rng)[1] for _ in range(400)]
-    assert 250 < tasks.count("gaussian") < 350
+def test_degradations_see_around_the_crop() -> None:
+    """Inside the picture a crop is what a crop of the whole degraded picture is, flipped or not."""
+    data = TrainingCrops(sets=[CLEAN], crop=16, degradation=Shift(), seed=0)
+    inside = 0
+    for index in range(12):
+        clean = CLEAN.pairs[index % 3].clean.open().astype(np.float32).transpose(2, 0, 1) / 255
+        whole = np.roll(clean, 2, axis=2)
+        sample = data[0, index]
+        for top in range(25):
+            for left in range(2, 33):
+                for flips in ((), (1,), (2,), (1, 2)):
+                    window = np.s_[:, top : top + 16, left : left + 16]
+                    if np.array_equal(np.flip(clean[window], flips), sample.clean):
+                        assert np.array_equal(np.flip(whole[window], flips), sample.degraded)
+                        inside += 1
+    assert inside > 6
 
 
-def test_validation_never_changes(files: list[Path]) -> None:
+def test_windows_are_cropped_within() -> None:
+    pair = Pair(picture(0), None, "a", "a", Window(10, 20, 16, 16))
+    data = crops(PairSet("a", [pair], "synthetic"))
+    shown = {tuple(data[epoch, 0].clean.flatten().sort().values.tolist()) for epoch in range(5)}
+    window = picture(0).image[10:26, 20:36].astype(np.float32) / 255
+    assert shown == {tuple(np.sort(window.flatten()).tolist())}
+
+
+def test_trouble_while_training_is_named() -> None:
+    with pytest.raises(ImageError, match="50×40 is smaller than the crop of 64"):
+        crops(CLEAN, crop=64)[0, 0]
+    uneven = PairSet("uneven", [Pair(picture(0), picture(0, 41, 50), "a", "a")], "real")
+    with pytest.raises(ImageError, match=r"50×41, but .* is 50×40; `moceir prepare check` lists all such pairs"):
+        crops(uneven)[0, 0]
+
+
+def test_validation_never_changes() -> None:
     noises = {"weak": GaussianNoise(sigmas=[15]), "strong": GaussianNoise(sigmas=[50])}
-    one, two = (DegradedImages(files=files, degradations=noises, seed=0) for _ in range(2))
-    assert len(one) == 6
+    one, two = (WholePictures(sets=[CLEAN, PAIRED], degradations=noises, seed=0) for _ in range(2))
+    assert len(one) == 3 * 2 + 2
+    assert one.tasks == ["weak", "strong", "real"]
     assert [one[i].task for i in range(3)] == ["weak", "strong", "weak"]
+    assert [one[i].name for i in (0, 7)] == ["clean/0", "paired/s/1"]
     assert torch.equal(one[4].degraded, two[4].degraded)
     assert one[4].degraded.shape == (3, 40, 50)
+    torch.testing.assert_close(one[7].degraded, 1 - one[7].clean)
 
 
 def test_sampler_deals_each_index_to_one_rank() -> None:
@@ -88,3 +140,11 @@ def test_sampler_deals_each_index_to_one_rank() -> None:
         rank.set_epoch(1)
     assert list(ranks[0]) != first[0]
     assert all(epoch == 1 for epoch, _ in ranks[0])
+
+
+def test_sampler_leaves_out_what_a_killed_run_had_once() -> None:
+    sampler = EpochSampler(length=9, seed=0)
+    whole = list(sampler)
+    sampler.skip = 4
+    assert list(sampler) == whole[4:]
+    assert list(sampler) == whole

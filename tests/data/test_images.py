@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from moceir.data.images import ImageError, find_images, read_alpha, read_image, write_image
+from moceir.data.images import ImageError, find_images, image_size, read_alpha, read_image, write_image
 
 
 def test_grey_deep_and_transparent_pictures_become_8_bit_rgb(tmp_path: Path) -> None:
@@ -23,6 +24,16 @@ def test_grey_deep_and_transparent_pictures_become_8_bit_rgb(tmp_path: Path) -> 
         image = read_image(tmp_path / f"{name}.png")
         assert image.dtype == np.uint8
         assert np.array_equal(image, np.full((4, 5, 3), 77)), name
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path, photograph: np.ndarray) -> None:
+    """As Pillow converts it, which knows no colour profiles either."""
+    Image.fromarray(photograph).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "CMYK"
+        expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(read_image(tmp_path / "a.jpg") - expected).max() <= 2
+    assert image_size(tmp_path / "a.jpg") == photograph.shape[:2]
 
 
 def test_channels_are_red_green_blue(tmp_path: Path) -> None:
@@ -40,6 +51,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
     assert read_image(path).shape == (20, 10, 3)
+    assert image_size(path) == (20, 10)
 
 
 def test_transparency_with_an_orientation_is_refused(tmp_path: Path) -> None:
@@ -71,17 +83,22 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         "text.jpg": "not a readable picture",
         "absent.png": "could not be read",
     }.items():
-        with pytest.raises(ImageError, match=f"{name}: {message}"):
-            read_image(tmp_path / name)
+        for read in (read_image, image_size):
+            with pytest.raises(ImageError, match=f"{name}: {message}"):
+                read(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif"])
 def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"cut{suffix}"
     write_image(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match=f"cut{suffix}: not a readable picture"):
-        read_image(path)
+    assert image_size(path) == (64, 64)
+    data = path.read_bytes()
+    for length in (len(data) // 2, len(data) * 9 // 10):
+        path.write_bytes(data[:length])
+        for read in (read_image, image_size):
+            with pytest.raises(ImageError, match=f"cut{suffix}: not a readable picture"):
+                read(path)
 
 
 def test_unknown_formats_are_refused(tmp_path: Path) -> None:

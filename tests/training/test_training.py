@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from moceir.data.images import write_image
 from moceir.training.module import RestorationModule
 from moceir.training.optim import cosine_schedule
 
+PHOTOGRAPHS = ["data=photographs", "data.sets.photographs.validation=1"]
 SMALL = [
     "network.dim=4",
     "network.num_blocks=[1,1]",
@@ -37,8 +38,8 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path / "photographs"
 
 
-def run(output: Path, *overrides: object) -> float:
-    everything = [*SMALL, "debug=quick", "optimizer.lr=5e-3", "data.crop=32", f"paths.output={output}"]
+def run(output: Path, *overrides: object, data: Sequence[str] = PHOTOGRAPHS) -> float:
+    everything = [*SMALL, *data, "debug=quick", "optimizer.lr=5e-3", "data.crop=32", f"paths.output={output}"]
     with initialize_config_dir(config_dir(), version_base="1.3"):
         config = compose("train", overrides=[*everything, *map(str, overrides)], return_hydra_config=True)
         HydraConfig.instance().set_config(config)
@@ -47,8 +48,9 @@ def run(output: Path, *overrides: object) -> float:
 
 def test_training_learns_and_exports_what_restores(photographs: Path, tmp_path: Path) -> None:
     root = f"data.root={photographs}"
-    untrained = run(tmp_path / "one", root, "trainer.max_epochs=1", "data.repeat=1")
-    trained = run(tmp_path / "two", root, "trainer.max_epochs=3", "data.repeat=40", "callbacks.average.decay=0.9")
+    repeat = "data.sets.photographs.repeat"
+    untrained = run(tmp_path / "one", root, "trainer.max_epochs=1", f"{repeat}=1")
+    trained = run(tmp_path / "two", root, "trainer.max_epochs=3", f"{repeat}=40", "callbacks.average.decay=0.9")
     assert trained > untrained + 1
     network = load_network(tmp_path / "two" / "network.safetensors")
     assert network.config == load_network(tmp_path / "two" / "checkpoints" / "best.ckpt").config
@@ -57,7 +59,7 @@ def test_training_learns_and_exports_what_restores(photographs: Path, tmp_path: 
 
 
 def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
-    arguments = (f"data.root={photographs}", "data.repeat=4")
+    arguments = (f"data.root={photographs}", "data.sets.photographs.repeat=4")
     weights = []
     for name, workers in (("one", 0), ("two", 2)):
         run(tmp_path / name, *arguments, f"data.num_workers={workers}")
@@ -66,18 +68,32 @@ def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
 
 
 class Kill(Callback):
-    """Ends a run as a crash would, at the start of its second epoch."""
+    """Ends a run as a crash would, at the start of a batch of its second epoch."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == 1:
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (1, self.batch):
             raise RuntimeError("killed")
 
 
-def test_a_killed_run_is_resumed_exactly(photographs: Path, tmp_path: Path) -> None:
-    arguments = (f"data.root={photographs}", "data.repeat=4", "trainer.max_epochs=3")
+@pytest.mark.parametrize(("batch", "every"), [(0, 0), (3, 6)], ids=["at its start", "within"])
+def test_a_run_that_is_killed_in_an_epoch_is_resumed_exactly(
+    photographs: Path, tmp_path: Path, batch: int, every: int
+) -> None:
+    """Four batches an epoch; where every sixth step writes a checkpoint, one lies in the middle of the second."""
+    arguments = [f"data.root={photographs}", "data.sets.photographs.repeat=4", "trainer.max_epochs=3"]
+    if every:
+        arguments += [f"+callbacks.last.every_n_train_steps={every}", "callbacks.last.save_on_train_epoch_end=null"]
     run(tmp_path / "whole", *arguments)
     with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path / "killed", *arguments, f"+callbacks.kill._target_={__name__}.Kill")
+        run(
+            tmp_path / "killed",
+            *arguments,
+            f"+callbacks.kill._target_={__name__}.Kill",
+            f"+callbacks.kill.batch={batch}",
+        )
     run(tmp_path / "resumed", *arguments, f"resume={tmp_path}/killed/checkpoints/last.ckpt")
     whole, resumed = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed")
@@ -117,17 +133,17 @@ def test_wrong_starts_are_explained(tmp_path: Path) -> None:
     save_network(MoCEIR(), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors: its network, .* is another than this run's"):
         run(tmp_path, f"init_from={tmp_path / 'other.safetensors'}")
-    with pytest.raises(ValueError, match=r"data\.root=/nowhere: no such folder"):
+    with pytest.raises(ValueError, match=r"/nowhere: no such folder"):
         run(tmp_path, "data.root=/nowhere")
-    with pytest.raises(ValueError, match="no PNG, JPEG"):
+    with pytest.raises(ValueError, match=r"photographs \(nothing of it in"):
         run(tmp_path, f"data.root={tmp_path}")
 
 
 def test_without_data_the_packaged_photographs_are_used_and_it_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(tmp_path, "data.root=null", "data.validation_images=12")  # as many as in a first run without debug=quick
-    assert "NO DATA FOLDER GIVEN: training on 5 photographs that scikit-image ships" in caplog.text
+    run(tmp_path, "data.root=null", data=[])  # as in a first run
+    assert "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships" in caplog.text
 
 
 def test_loss_is_the_weighted_sum() -> None:
@@ -135,7 +151,7 @@ def test_loss_is_the_weighted_sum() -> None:
         return torch.optim.SGD(parameters, lr=0.1)
 
     module = RestorationModule(
-        network=MoCEIR(), tasks=[], optimizer=optimizer, warmup_steps=0, pixel_weight=2.0, balance_weight=0.5, seed=0
+        network=MoCEIR(), optimizer=optimizer, warmup_steps=0, pixel_weight=2.0, balance_weight=0.5, seed=0
     )
     logged: dict[str, torch.Tensor] = {}
     module.log_dict = lambda values, **_: logged.update(values)

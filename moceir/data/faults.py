@@ -1,0 +1,58 @@
+"""What is wrong with the files of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from moceir.data.images import ImageError
+from moceir.data.parallel import in_parallel
+from moceir.data.pictures import Picture
+from moceir.data.sources import Pair
+
+
+class Faults(NamedTuple):
+    """One message for each broken file or pair."""
+
+    unreadable: list[str]
+    wrong_size: list[str]
+    """Partners of different sizes, and pictures smaller than the crop."""
+
+
+def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int, description: str) -> Faults:
+    """Look at every file once.
+
+    Args:
+        pairs: which.
+        crop: the least height and width in pixels.
+        decode: read every picture whole; otherwise its header and its end.
+        workers: threads.
+        description: for the progress bar.
+    """
+
+    def look(picture: Picture) -> tuple[int, int] | ImageError:
+        try:
+            return picture.open().shape[:2] if decode else picture.size()
+        except ImageError as error:
+            return error
+
+    files = dict.fromkeys((pair.clean, pair.degraded) for pair in pairs)  # tiles share theirs
+    pictures = list(dict.fromkeys(picture for partners in files for picture in partners if picture))
+    looks = dict(zip(pictures, in_parallel(look, pictures, workers=workers, description=description), strict=True))
+    sizes = {picture: seen for picture, seen in looks.items() if not isinstance(seen, ImageError)}
+
+    wrong = []
+    for clean, degraded in files:
+        pair = [picture for picture in (degraded, clean) if picture in sizes]
+        if len({sizes[picture] for picture in pair}) > 1:
+            wrong.append(" but ".join(f"{picture} is {_shown(sizes[picture])}" for picture in pair))
+        wrong += [
+            f"{picture} is {_shown(sizes[picture])}, smaller than the crop of {crop}"
+            for picture in pair
+            if min(sizes[picture]) < crop
+        ]
+    return Faults([str(seen) for seen in looks.values() if isinstance(seen, ImageError)], list(dict.fromkeys(wrong)))
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[1]}×{size[0]}"

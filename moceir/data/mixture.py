@@ -1,0 +1,113 @@
+"""Several datasets as one: finding them, judging them, dealing them out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from moceir.data.datasets import PairSet
+from moceir.data.faults import find_faults
+from moceir.data.sources import Listing, Source
+
+
+def find_sets(root: str | Path, sources: Mapping[str, Source], *, allow_missing: bool) -> dict[str, Listing]:
+    """Every dataset that is there, by name.
+
+    Raises:
+        ValueError: when the folder is missing, a dataset is missing or empty and that is not allowed, no dataset is
+            there, or one is ambiguous or half packed.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{root}: no such folder; give the one that holds the datasets (data.root)")
+    located = {name: source.locate(folder) for name, source in sources.items()}
+    listings = {name: sources[name].find(place) for name, place in located.items() if place}
+    missing = [f"{name} (no folder {' or '.join(sources[name].folders)})" for name in located if not located[name]]
+    missing += [f"{name} (nothing of it in {one.folder})" for name, one in listings.items() if not one.pairs]
+    listings = {name: one for name, one in listings.items() if one.pairs or one.unpaired}
+    if missing and not (allow_missing and listings):
+        raise ValueError(
+            f"{root}: {len(missing)} of {len(sources)} datasets are missing: {', '.join(missing)}. Put them there; or "
+            "name the ones you want (data=NAME, of conf/data); or leave out what is missing (data.allow_missing=true, "
+            "on other commands --allow-missing); or give a plain folder of photographs (data=photographs)"
+        )
+    return listings
+
+
+def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> None:
+    """Look at every file's header and end.
+
+    Raises:
+        ValueError: when files are unpaired, unreadable, smaller than the crop or of another size than their partner.
+    """
+    troubles = []
+    for name, listing in listings.items():
+        faults = find_faults(listing.pairs, crop=crop, decode=False, workers=workers, description=f"looking at {name}")
+        troubles += [f"{file}: its partner is missing" for file in listing.unpaired]
+        troubles += [*faults.unreadable, *faults.wrong_size]
+    if troubles:
+        shown = "".join(f"\n  {trouble}" for trouble in troubles[:5])
+        more = f"\n  … and {len(troubles) - 5} more" if len(troubles) > 5 else ""
+        raise ValueError(
+            f"{len(troubles)} files cannot be trained on:{shown}{more}\n"
+            "Mend or remove them; `moceir prepare check` lists them all"
+        )
+
+
+def spread(items: Sequence, count: int) -> list:
+    """At most ``count`` of them, evenly spaced, the first among them."""
+    return list(items[:: max(1, len(items) // count)][:count]) if count else []
+
+
+class Mixture(NamedTuple):
+    """What is trained on and what is held out."""
+
+    training: list[PairSet]
+    validation: list[PairSet]
+    table: str
+    """What was found, how much of it is trained on, and its share of an epoch."""
+
+
+def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, validation_images: int) -> Mixture:
+    """Split each dataset and merge the parts; of a held-out part at most ``validation_images`` pictures are used.
+
+    Raises:
+        ValueError: when a dataset is too small to hold out what it should.
+    """
+    training, validation = [], []
+    for name, listing in listings.items():
+        source = sources[name]
+        try:
+            parts = source.split(listing.pairs)
+        except ValueError as error:
+            raise ValueError(f"data.sets.{name}: {error}") from error
+        training.append(PairSet(name, parts["train"], source.task, source.repeat))
+        validation.append(PairSet(name, spread(parts["validation"], validation_images), source.task))
+
+    table = Table()
+    for column in ("dataset", "task"):
+        table.add_column(column)
+    for column in ("found", "expected", "trained on", "repeat", "samples per epoch", "share", "validation"):
+        table.add_column(column, justify="right")
+    total = sum(one.samples() for one in training)
+    for one, held_out in zip(training, validation, strict=True):
+        expected = sources[one.name].expected
+        table.add_row(
+            one.name, one.task, f"{len(listings[one.name].pairs):,}", f"{expected:,}" if expected else "–",
+            f"{len(one.pairs):,}", str(one.repeat), f"{one.samples():,}", f"{one.samples() / total:.1%}",
+            str(len(held_out.pairs)),
+        )  # fmt: skip
+    table.add_section()
+    sums = (len(listing.pairs) for listing in listings.values()), (len(one.pairs) for one in training)
+    found, trained_on = (f"{sum(counts):,}" for counts in sums)
+    table.add_row(
+        "all", "", found, "", trained_on, "", f"{total:,}", "", str(sum(len(one.pairs) for one in validation))
+    )
+    text = io.StringIO()
+    Console(file=text, width=120).print(table)
+    return Mixture(training, validation, text.getvalue().rstrip())

@@ -1,0 +1,47 @@
+"""Cutting pictures into squares once, so that training need not decode whole photographs for every crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moceir.data.images import write_image
+from moceir.data.parallel import in_parallel
+from moceir.data.pictures import tiles
+from moceir.data.sources import Listing, Pair, Source
+
+
+def tile(
+    source: Source, listing: Listing, folder: Path, *, size: int, stride: int, workers: int, description: str
+) -> int:
+    """Write squares of every picture as PNG, in the dataset's own layout. What is there already is not made again.
+
+    Args:
+        source: whose layout.
+        listing: whole pictures.
+        folder: of the result.
+        size: side of the squares in pixels.
+        stride: from one to the next; the last row and column end at the border.
+        workers: threads.
+        description: for the progress bar.
+
+    Returns:
+        How many squares there are of each kind, clean or degraded.
+
+    Raises:
+        ImageError: when a picture cannot be read, or its partner has another size.
+        ValueError: when the layout has no names for squares.
+    """
+
+    def cut(pair: Pair) -> int:
+        windows = list(tiles(*pair.size(), size=size, stride=stride))
+        names = [source.tile_names(pair.name, number) for number in range(len(windows))]
+        targets = [tuple(folder / f"{name}.png" for name in both if name) for both in names]
+        if not all(target.exists() for both in targets for target in both):
+            images = [image for image in pair.open() if image is not None]
+            for window, both in zip(windows, targets, strict=True):
+                for image, target in zip(images, both, strict=True):
+                    if not target.exists():  # a clean picture may have several partners
+                        write_image(target, window.of(image))
+        return len(windows)
+
+    return sum(in_parallel(cut, listing.pairs, workers=workers, description=description))
