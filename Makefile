@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train constraints clean
+.PHONY: help demo test lint format train bench-data constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ format: $(READY) ## rewrite the code in the house's style
 
 train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER trainer=gpu"
 	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
+
+bench-data: $(READY) ## speed and memory of reading training data
+	$(BIN)/python benchmarks/data.py $(args)
 
 constraints: $(READY) ## pin every dependency anew
 	$(BIN)/pip install --quiet uv

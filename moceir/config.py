@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 def config_dir() -> str:
@@ -16,3 +17,28 @@ def config_dir() -> str:
         if (folder / "train.yaml").is_file():
             return str(folder)
     raise FileNotFoundError(f"no conf/train.yaml in or beside {package}; install moceir again")
+
+
+def build(part: str, overrides: list[str]) -> Any:
+    """An object that the training configuration describes, without a training run.
+
+    Args:
+        part: its place in the configuration, as in ``data.sets``.
+        overrides: as on Hydra's command line.
+
+    Raises:
+        ValueError: when an override does not fit.
+    """
+    # Hydra takes half a second, which commands that restore pictures need not spend.
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    try:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            config = compose("train", overrides)
+    except HydraException as error:
+        message = " ".join(str(error).partition("Config search path")[0].split())
+        raise ValueError(f"{' '.join(overrides)}: {message}") from error
+    return instantiate(OmegaConf.select(config, part), _convert_="all")

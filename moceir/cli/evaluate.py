@@ -71,7 +71,7 @@ def evaluate(
     )
     table = Table(title=escape(str(root)), title_justify="left", title_style="bold")
     for column in ("dataset", "task"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("pictures", "degraded PSNR", "PSNR", "SSIM", "GMACs at 720p"):
         table.add_column(column, justify="right")
     rows: dict[tuple[str, str], list[Score]] = {}

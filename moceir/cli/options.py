@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moceir.config import config_dir
+from moceir.config import build
 from moceir.data.sources import Source
 from moceir.inference.weights import load_network, load_pretrained
 from moceir.network.unet import MoCEIR
@@ -39,17 +39,7 @@ def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
     Raises:
         ValueError: when there is no such file, or an override does not fit.
     """
-    # Hydra takes half a second, which commands that restore pictures need not spend.
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
-
-    try:
-        with initialize_config_dir(config_dir(), version_base="1.3"):
-            return dict(instantiate(compose("train", [f"data={data}", *overrides]).data.sets, _convert_="all"))
-    except HydraException as error:
-        message = " ".join(str(error).partition("Config search path")[0].split())
-        raise ValueError(f"--data {data} {' '.join(overrides)}: {message}") from error
+    return build("data.sets", [f"data={data}", *overrides])
 
 
 def load(weights: Path | None, topk: int | None) -> MoCEIR:

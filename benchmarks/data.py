@@ -1,0 +1,167 @@
+"""How fast training crops are made, from files and from packs, and whether memory stays flat: `make bench-data`.
+
+One process with one thread makes crops of 128×128 from pairs of 512×512 pictures, from each format in turn, round by
+round, so that whatever else the machine does slows all of them alike. Times are of the best round; ratios are medians
+over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from moceir.cli.options import load_sources
+from moceir.config import build
+from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops
+from moceir.data.degradations import Chain, Degradation, GaussianNoise
+from moceir.data.images import read_image, write_image
+from moceir.data.pack import find_packed, write_pack
+from moceir.data.samples import sample_photographs
+from moceir.data.sources import MatchedFiles, Pair
+
+PAIRS = 48
+SIDE = 512
+CROP = 128
+
+
+def make_pairs(folder: Path) -> dict[str, list[Pair]]:
+    """The same pairs of real photographs as PNG, as JPEG and packed; noisy, because noise is what costs PNG its time."""
+    rng = np.random.default_rng(0)
+    photographs = [image for image in map(read_image, sample_photographs()) if min(image.shape[:2]) >= SIDE // 2]
+    for number in range(PAIRS):
+        image = photographs[number % len(photographs)]
+        enlarged = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        top, left = (int(rng.integers(side - SIDE + 1)) for side in enlarged.shape[:2])
+        clean = enlarged[top : top + SIDE, left : left + SIDE]
+        noisy = (clean + rng.normal(0, 10, clean.shape)).clip(0, 255).astype(np.uint8)
+        for suffix in ("png", "jpg"):
+            write_image(folder / suffix / "clean" / f"{number}.{suffix}", clean)
+            write_image(folder / suffix / "degraded" / f"{number}.{suffix}", noisy)
+    source = MatchedFiles(folders=["."], degraded="degraded/{path}", clean="clean/{path}")
+    formats = {suffix: source.find(folder / suffix).pairs for suffix in ("png", "jpg")}
+    write_pack(formats["png"], folder / "pack", shard_mib=256, workers=2, description="packing")
+    return formats | {"packed": [Pair(*entry) for entry in find_packed(folder / "pack")]}
+
+
+def crops_per_second(pairs: list[Pair], degradation: Degradation | None, seconds: float) -> float:
+    """Of pairs as they are, or, given a degradation, of their clean pictures."""
+    if degradation:
+        pairs = [pair._replace(degraded=None) for pair in pairs]
+    crops = TrainingCrops(
+        sets=[PairSet("bench", pairs, "noise")], crop=CROP, degradation=degradation or Chain(steps=[]), seed=0
+    )
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        crops[0, count % len(pairs)]
+        count += 1
+    return count / spent
+
+
+def speed(rounds: int, seconds: float) -> dict[str, float]:
+    """Crops per second and core, and how many times faster than decoding PNG, as a table and as numbers."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    extended: Degradation = build("data.degradation", ["degradation=extended"])
+    with tempfile.TemporaryDirectory() as folder:
+        formats = make_pairs(Path(folder))
+        cases: dict[str, Callable[[], float]] = {}
+        for what, degradation in {
+            "pairs": None, "clean, Gaussian noise added": GaussianNoise(sigmas=[15, 25, 50]),
+            "clean, degradation=extended": extended,
+        }.items():  # fmt: skip
+            for name, pairs in formats.items():
+                cases[f"{what}: {name}"] = lambda p=pairs, d=degradation: crops_per_second(p, d, seconds)
+        measured: dict[str, list[float]] = {name: [] for name in cases}
+        for case in cases.values():  # warms the page cache
+            case()
+        for _ in range(rounds):
+            for name, case in cases.items():
+                measured[name].append(case())
+    table = Table(title=f"training crops of {CROP}×{CROP} per second and core", title_justify="left")
+    table.add_column("from 512×512")
+    table.add_column("crops/s", justify="right")
+    table.add_column("times png", justify="right")
+    result = {}
+    for name, rates in measured.items():
+        png = measured[f"{name.rpartition(': ')[0]}: png"]
+        ratio = median(rate / of_png for rate, of_png in zip(rates, png, strict=True))
+        table.add_row(name, f"{max(rates):,.0f}", f"{ratio:.1f}")
+        result |= {name: max(rates), f"{name}, times png": ratio}
+    Console().print(table)
+    return result
+
+
+def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: Path) -> dict[str, float]:
+    """Anonymous memory of this process and its workers while they make crops, as a figure."""
+    import matplotlib.pyplot as plt
+
+    folder = root or sample_photographs()[0].parent
+    sources = load_sources("photographs", [])
+    pairs = sources["photographs"].find(folder).pairs
+    pairs = [pair for pair in pairs if min(pair.size()) >= CROP]
+    repeat = -(-samples // len(pairs))
+    crops = TrainingCrops(
+        sets=[PairSet("bench", pairs, "", repeat)], crop=CROP, degradation=GaussianNoise(sigmas=[25]), seed=0
+    )
+    sampler = EpochSampler(length=samples, seed=0)
+    loader = DataLoader(crops, batch_size=8, sampler=sampler, num_workers=workers, persistent_workers=True)
+    seen, used = [], []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        for number, _ in enumerate(loader):
+            if number % 25 == 0:
+                processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+                seen.append(epoch * samples + number * 8)
+                used.append(sum(_anonymous_mib(process.pid) for process in processes))
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    plt.figure(figsize=(7, 3))
+    plt.plot(seen, used)
+    plt.axvline(samples, color="grey", linewidth=0.5)
+    plt.ylim(0, 1.2 * max(used))
+    plt.xlabel(f"samples ({epochs} epochs of {samples:,}, {workers} workers, {len(pairs)} pictures)")
+    plt.ylabel("anonymous memory, MiB")
+    plt.tight_layout()
+    plt.savefig(figure, dpi=120)
+    quarter = len(used) // 4
+    result = {
+        "MiB in the second quarter": median(used[quarter : 2 * quarter]),
+        "MiB in the last quarter": median(used[3 * quarter :]),
+    }
+    Console().print(f"memory: {json.dumps(result)}; figure in {figure}", highlight=False)
+    return result
+
+
+def _anonymous_mib(pid: int) -> float:
+    """Its share of memory that no file backs; a mapped pack is the page cache's."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, help="photographs for the memory figure; default: scikit-image's")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each case and round")
+    parser.add_argument("--samples", type=int, default=10_000, help="in an epoch of the memory figure")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    result = speed(arguments.rounds, arguments.seconds)
+    result |= memory(arguments.root, arguments.samples, 2, 2, arguments.output / "data_memory.png")
+    (arguments.output / "data.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
