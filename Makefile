@@ -45,5 +45,5 @@ clean: ## remove what the other targets made, but not runs/
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,streaming,sweep,tensorboard]'
 	touch $@

@@ -38,7 +38,7 @@ CROP = 128
 
 
 def make_pairs(folder: Path) -> dict[str, list[Pair]]:
-    """The same pairs of real photographs as PNG, as JPEG and packed; noisy, because noise is what costs PNG its time."""
+    """The same pairs of real photographs as PNG, as JPEG and packed."""
     rng = np.random.default_rng(0)
     photographs = [image for image in map(read_image, sample_photographs()) if min(image.shape[:2]) >= SIDE // 2]
     for number in range(PAIRS):

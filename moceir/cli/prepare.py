@@ -18,6 +18,7 @@ from moceir.data.faults import find_faults
 from moceir.data.mixture import find_sets
 from moceir.data.pack import write_pack
 from moceir.data.prepare import tile as tile_pictures
+from moceir.data.shards import write_index, write_shards
 from moceir.data.sources import Source
 
 app = typer.Typer(help="Look datasets over, cut them into squares, pack them for fast reading.", no_args_is_help=True)
@@ -144,12 +145,21 @@ def pack(
     sources = _tiled(load_sources(data, override), size, stride)
     _keep_apart(root, output)
     listings = find_sets(root, sources, allow_missing=allow_missing)
+    shards = {}
     for name, listing in listings.items():
-        folder = output / sources[name].folders[0]
-        write_pack(listing.pairs, folder, shard_mib=shard_mib, workers=workers, description=name)
+        folder = output / sources[name].folders[0] if format is Format.safetensors else output
+        if format is Format.safetensors:
+            write_pack(listing.pairs, folder, shard_mib=shard_mib, workers=workers, description=name)
+        else:
+            parts = sources[name].split(listing.pairs)
+            parts = {f"{name}-{part}": parts[part] for part in ("train", "validation")}
+            written = write_shards(parts, folder, shard_mib=shard_mib, workers=workers, description=name)
+            shards[name] = {part: written[f"{name}-{part}"] for part in ("train", "validation")}
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             f"{name}: {len(listing.pairs):,} pictures in {escape(str(folder))}"
         )
+    if shards:
+        write_index(output, shards)
 
 
 def _tiled(sources: dict[str, Source], size: int | None, stride: int | None) -> dict[str, Source]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -13,10 +13,24 @@ from torch.utils.data import DataLoader, Subset
 
 from moceir.data.datasets import EpochSampler, Sample, TrainingCrops, WholePictures
 from moceir.data.degradations import Degradation
-from moceir.data.mixture import check_sets, find_sets, mix
+from moceir.data.mixture import check_sets, find_sets, mix, tabulate
+from moceir.data.samples import sample_photographs
 from moceir.data.sources import Listing, SamplePhotographs, Source
 
 log = logging.getLogger(__name__)
+
+Loader = TypeVar("Loader", bound="BeginsAnywhere")
+
+
+class BeginsAnywhere(Protocol):
+    """A loader that can begin within an epoch."""
+
+    start: int
+    """How many batches to leave out, the next time only."""
+    given: int
+    """How many of the epoch have been given out or left out."""
+
+    def __len__(self) -> int: ...
 
 
 class RestorationDataModule(LightningDataModule):
@@ -51,7 +65,7 @@ class RestorationDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.root = root or "."
+        self.root = root or sample_photographs()[0].parent
         self.sources = (
             dict(sets) if root else {"scikit-image": SamplePhotographs(folders=["."], repeat=4, validation=1)}
         )
@@ -64,6 +78,7 @@ class RestorationDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self._start = 0
+        self._loader: BeginsAnywhere
         if not root:
             log.warning(
                 "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships. That shows that "
@@ -91,21 +106,24 @@ class RestorationDataModule(LightningDataModule):
             sets=mixture.training, crop=self.crop, degradation=self.degradation, seed=self.seed
         )
         self.val_set = WholePictures(sets=mixture.validation, degradations=self.validation_degradations, seed=self.seed)
-        if self._rank()[0] == 0:
-            left_out = [name for name in self.sources if name not in listings]
-            if left_out:
-                log.warning("LEFT OUT, because missing: %s (data.allow_missing=true)", ", ".join(left_out))
-            log.info("the mixture:\n%s", mixture.table)
+        found = {name: len(listing.pairs) for name, listing in listings.items()}
+        left_out = [name for name in self.sources if name not in listings]
+        self._announce(left_out, tabulate(mixture.training, mixture.validation, found, self.sources))
 
     @property
     def validation_tasks(self) -> list[str]:
         """What there is to restore in validation, after :meth:`setup`."""
         return self.val_set.tasks
 
+    @property
+    def validation_sets(self) -> list[str]:
+        """Names of the datasets that pictures are held out of, after :meth:`setup`."""
+        return self.val_set.names
+
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._rank()
         sampler = EpochSampler(length=len(self.train_set), seed=self.seed, rank=rank, world_size=world_size)
-        self._loader = ResumableLoader(
+        loader = ResumableLoader(
             self.train_set,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -114,8 +132,7 @@ class RestorationDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             drop_last=len(sampler) >= self.batch_size,
         )
-        self._loader.start = self._start % len(self._loader)  # a whole epoch given out is the start of the next
-        return self._loader
+        return self._resumed(loader)
 
     def state_dict(self) -> dict[str, Any]:
         """How far into the epoch a run is; Lightning keeps it in the checkpoint."""
@@ -131,6 +148,17 @@ class RestorationDataModule(LightningDataModule):
         rank, world_size = self._rank()
         mine = Subset(self.val_set, range(rank, len(self.val_set), world_size))
         return DataLoader(mine, batch_size=1)
+
+    def _resumed(self, loader: Loader) -> Loader:
+        loader.start = self._start % len(loader)  # a whole epoch given out is the start of the next
+        self._loader = loader
+        return loader
+
+    def _announce(self, left_out: list[str], table: str) -> None:
+        if self._rank()[0] == 0:
+            if left_out:
+                log.warning("LEFT OUT, because missing: %s (data.allow_missing=true)", ", ".join(left_out))
+            log.info("the mixture:\n%s", table)
 
     def _find(self) -> dict[str, Listing]:
         return find_sets(self.root, self.sources, allow_missing=self.allow_missing)

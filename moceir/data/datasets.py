@@ -169,6 +169,11 @@ class WholePictures(Dataset[Sample]):
         """Names of what there is to restore, in the order of their first appearance."""
         return list(dict.fromkeys(task for *_, task in self._items))
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the datasets, likewise."""
+        return list(dict.fromkeys(source.name for source, *_ in self._items))
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -148,14 +148,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """As :func:`read_image`, from a file's content; ``name`` is for the error's message."""
+    return _decode_bytes(np.frombuffer(data, np.uint8), name, cv2.IMREAD_COLOR_RGB)
+
+
 def _decode(path: Path, flags: int) -> np.ndarray:
-    data = _read_bytes(path)
+    return _decode_bytes(_read_bytes(path), str(path), flags)
+
+
+def _decode_bytes(data: np.ndarray, name: str, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(data, flags)
-    except cv2.error as error:  # a header that promises more pixels than OpenCV takes
-        raise ImageError(f"{path}: not a readable picture ({error.err})") from error
+    except cv2.error as error:  # nothing, or a header that promises more pixels than OpenCV takes
+        raise ImageError(f"{name}: not a readable picture ({error.err})") from error
     if image is None:
-        raise ImageError(f"{path}: not a readable picture (truncated, or not PNG, JPEG, WebP, BMP or TIFF)")
+        raise ImageError(f"{name}: not a readable picture (truncated, or not PNG, JPEG, WebP, BMP or TIFF)")
     return image
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -69,8 +69,6 @@ class Mixture(NamedTuple):
 
     training: list[PairSet]
     validation: list[PairSet]
-    table: str
-    """What was found, how much of it is trained on, and its share of an epoch."""
 
 
 def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, validation_images: int) -> Mixture:
@@ -88,7 +86,29 @@ def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, valid
             raise ValueError(f"data.sets.{name}: {error}") from error
         training.append(PairSet(name, parts["train"], source.task, source.repeat))
         validation.append(PairSet(name, spread(parts["validation"], validation_images), source.task))
+    return Mixture(training, validation)
 
+
+class TrainingSet(Protocol):
+    """A dataset's training part."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def repeat(self) -> int: ...
+
+    def samples(self) -> int:
+        """In an epoch."""
+
+
+def tabulate(
+    training: Sequence[TrainingSet],
+    validation: Sequence[PairSet],
+    found: Mapping[str, int],
+    sources: Mapping[str, Source],
+) -> str:
+    """What was found of each dataset, how much of it is trained on, and its share of an epoch, as a table."""
     table = Table()
     for column in ("dataset", "task"):
         table.add_column(column)
@@ -96,18 +116,16 @@ def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, valid
         table.add_column(column, justify="right")
     total = sum(one.samples() for one in training)
     for one, held_out in zip(training, validation, strict=True):
-        expected = sources[one.name].expected
+        source = sources[one.name]
         table.add_row(
-            one.name, one.task, f"{len(listings[one.name].pairs):,}", f"{expected:,}" if expected else "–",
-            f"{len(one.pairs):,}", str(one.repeat), f"{one.samples():,}", f"{one.samples() / total:.1%}",
-            str(len(held_out.pairs)),
+            one.name, source.task, f"{found[one.name]:,}", f"{source.expected:,}" if source.expected else "–",
+            f"{one.samples() // one.repeat:,}", str(one.repeat), f"{one.samples():,}",
+            f"{one.samples() / total:.1%}", str(len(held_out.pairs)),
         )  # fmt: skip
     table.add_section()
-    sums = (len(listing.pairs) for listing in listings.values()), (len(one.pairs) for one in training)
-    found, trained_on = (f"{sum(counts):,}" for counts in sums)
-    table.add_row(
-        "all", "", found, "", trained_on, "", f"{total:,}", "", str(sum(len(one.pairs) for one in validation))
-    )
+    everything = f"{sum(found[one.name] for one in training):,}", f"{sum(o.samples() // o.repeat for o in training):,}"
+    held_out_count = str(sum(len(one.pairs) for one in validation))
+    table.add_row("all", "", everything[0], "", everything[1], "", f"{total:,}", "", held_out_count)
     text = io.StringIO()
     Console(file=text, width=120).print(table)
-    return Mixture(training, validation, text.getvalue().rstrip())
+    return text.getvalue().rstrip()

@@ -58,17 +58,16 @@ class _Shard(NamedTuple):
 @cache  # once for each process: an open file and its table of contents
 def _open_shard(path: str) -> _Shard:
     try:
-        with safe_open(path, framework="numpy"):
-            pass  # checks that the file is whole and its table fits it
-    except (SafetensorError, OSError) as error:
+        with safe_open(path, framework="numpy") as file:  # checks that the file is whole and its table fits it
+            contents = json.loads((file.metadata() or {})["moceir"])
+    except (SafetensorError, OSError, KeyError) as error:
         raise ImageError(
             f"{path}: not a readable pack ({error}); delete it and run `moceir prepare pack` again"
         ) from error
     # Slicing a mapped array takes 5 µs; the library's own reader 20 for a copy, and 60 for a view.
     mapped = np.memmap(path, np.uint8, "r")
     length = int.from_bytes(mapped[:8].tobytes(), "little")
-    header = json.loads(mapped[8 : 8 + length].tobytes())
-    return _Shard(header, json.loads(header["__metadata__"]["moceir"]), np.asarray(mapped)[8 + length :])
+    return _Shard(json.loads(mapped[8 : 8 + length].tobytes()), contents, np.asarray(mapped)[8 + length :])
 
 
 def is_pack(folder: Path) -> bool:
@@ -98,6 +97,23 @@ def find_packed(folder: Path) -> list[tuple[PackedPicture, PackedPicture | None,
     return found
 
 
+def plan_shards(
+    pairs: Sequence[Pair], *, shard_mib: int, workers: int, description: str
+) -> tuple[list[list[Pair]], str]:
+    """Which pictures go into which file, about ``shard_mib`` of pixels each, and a fingerprint of the plan."""
+    sizes = list(in_parallel(lambda pair: pair.size(), pairs, workers=workers, description=f"{description}: sizes"))
+    shards: list[list[Pair]] = [[]]
+    room = shard_mib * 2**20
+    for pair, (height, width) in zip(pairs, sizes, strict=True):
+        room -= height * width * 3 * (2 if pair.degraded else 1)
+        if room < 0 and shards[-1]:
+            shards.append([])
+            room = shard_mib * 2**20
+        shards[-1].append(pair)
+    contents = [[pair.name, pair.group, size] for pair, size in zip(pairs, sizes, strict=True)]
+    return shards, hashlib.sha256(json.dumps([contents, shard_mib]).encode()).hexdigest()
+
+
 def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: int, description: str) -> None:
     """Decode pictures and pack them. A killed call is completed by the same call; a complete one does nothing.
 
@@ -112,20 +128,10 @@ def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: 
         ImageError: when a picture cannot be read.
         ValueError: when the folder holds a pack of other pictures.
     """
-    sizes = list(in_parallel(lambda pair: pair.size(), pairs, workers=workers, description=f"{description}: sizes"))
-    fingerprint = hashlib.sha256(json.dumps([[p.name, p.group, s] for p, s in zip(pairs, sizes, strict=True)]).encode())
-    shards: list[list[Pair]] = [[]]
-    room = shard_mib * 2**20
-    for pair, (height, width) in zip(pairs, sizes, strict=True):
-        room -= height * width * 3 * (2 if pair.degraded else 1)
-        if room < 0 and shards[-1]:
-            shards.append([])
-            room = shard_mib * 2**20
-        shards[-1].append(pair)
-
+    shards, fingerprint = plan_shards(pairs, shard_mib=shard_mib, workers=workers, description=description)
     paths = [folder / f"pack-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for path in folder.glob(_FILES):
-        if path not in paths or _open_shard(str(path)).contents["fingerprint"] != fingerprint.hexdigest():
+        if path not in paths or _open_shard(str(path)).contents["fingerprint"] != fingerprint:
             raise ValueError(f"{path}: packed from other pictures or in another way; choose an empty folder")
     missing = [(path, shard) for path, shard in zip(paths, shards, strict=True) if not path.exists()]
 
@@ -138,7 +144,7 @@ def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: 
             if degraded is not None:
                 tensors[f"{number}/degraded"] = degraded.copy()
         pictures = [(pair.name, pair.group, pair.degraded is not None) for pair in shard]
-        contents = {"fingerprint": fingerprint.hexdigest(), "pictures": pictures}
+        contents = {"fingerprint": fingerprint, "pictures": pictures}
         write_atomically(path, save(tensors, {"moceir": json.dumps(contents)}))  # one key, whose order cannot vary
 
     for _ in in_parallel(write, missing, workers=workers, description=description):

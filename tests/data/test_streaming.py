@@ -1,0 +1,283 @@
+"""Tar shards: what is written, and that what is streamed is the same everywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from test_datamodule import make
+from typer.testing import CliRunner
+
+from moceir.cli.main import app
+from moceir.cli.options import load_sources
+from moceir.data import shards
+from moceir.data.datasets import Sample
+from moceir.data.images import ImageError, write_image
+from moceir.data.shards import read_index, read_shard
+from moceir.data.streaming import StreamingDataModule, StreamingLoader
+
+pytest.importorskip("webdataset")
+
+SPLITS = ["data.sets.BSD400.validation=1", "data.sets.PolyU.test=1", "data.sets.PolyU.validation=1"]
+ONLY = [f"~data.sets.{name}" for name in ("SIDD", "NIND", "WED")]
+TARGET = "data._target_=moceir.data.streaming.StreamingDataModule"
+PACK = [word for override in [*SPLITS, *ONLY] for word in ("--set", override)]
+
+
+def pack(tree: Path, output: Path) -> None:
+    arguments = ["prepare", "pack", str(tree), "-o", str(output), "--data", "denoise", "--format", "webdataset"]
+    run = CliRunner().invoke(app, [*arguments, "--shard-mib", "1", "--workers", "1", *PACK])
+    if run.exception:
+        raise run.exception
+
+
+@pytest.fixture(scope="module")
+def streamed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two datasets, whose shards hold few samples each."""
+    output = tmp_path_factory.mktemp("shards")
+    plan_shards = shards.plan_shards
+    try:
+        shards.plan_shards = lambda pairs, **_: ([list(pairs[i : i + 2]) for i in range(0, len(pairs), 2)], "0" * 64)
+        pack(tree, output)
+    finally:
+        shards.plan_shards = plan_shards
+    return output
+
+
+def module(root: object, *overrides: str) -> StreamingDataModule:
+    settings = [TARGET, *SPLITS, *ONLY, "data.sets.PolyU.repeat=3", "data.batch_size=2", *overrides]
+    made = make(root, *settings, data="denoise", crop=48)
+    made.setup("fit")
+    assert isinstance(made, StreamingDataModule)
+    return made
+
+
+def epoch(data: StreamingDataModule, number: int = 0, start: int = 0) -> list[Sample]:
+    loader = data.train_dataloader()
+    loader.epoch = lambda: number
+    loader.start = start
+    return list(loader)
+
+
+def contents(batches: list[Sample]) -> Counter:
+    """Every sample, by everything that is in it."""
+    return Counter(
+        (name, task, degraded.numpy().tobytes(), clean.numpy().tobytes())
+        for batch in batches
+        for degraded, clean, task, name in zip(*batch, strict=True)
+    )
+
+
+def test_shards_hold_the_files_as_they_were(tree: Path, streamed: Path) -> None:
+    index = read_index(str(streamed))
+    counts = {(name, part): sum(s.samples for s in of) for name, parts in index.items() for part, of in parts.items()}
+    assert counts == {
+        ("BSD400", "train"): 3, ("BSD400", "validation"): 1, ("PolyU", "train"): 2, ("PolyU", "validation"): 2
+    }  # fmt: skip
+    with tarfile.open(streamed / index["PolyU"]["train"][0].file) as tar:
+        names = tar.getnames()
+        files = {name: tar.extractfile(name).read() for name in names}
+    assert names[:3] == ["00000000.clean.jpg", "00000000.degraded.jpg", "00000000.json"]
+    about = json.loads(files["00000000.json"])
+    assert files["00000000.degraded.jpg"] == (tree / "PolyU" / f"{about['name']}.JPG").read_bytes()
+
+
+def test_squares_are_stored_without_loss(tree: Path, tmp_path: Path) -> None:
+    arguments = ["prepare", "pack", str(tree), "-o", str(tmp_path), "--data", "sidd", "--format", "webdataset"]
+    assert CliRunner().invoke(app, [*arguments, "--set", "data.sets.SIDD.validation=1"]).exit_code == 0
+    index = read_index(str(tmp_path))["SIDD"]
+    stored = [
+        pair
+        for part in index.values()
+        for shard in part
+        for _, pair in read_shard(str(tmp_path / shard.file), start=0, end=shard.samples)
+    ]
+    original = {pair.name: pair for pair in load_sources("sidd", [])["SIDD"].find(tree / "SIDD_Medium_Srgb").pairs}
+    assert len(stored) == len(original) == 9
+    for pair in stored:
+        for image, expected in zip(pair.open(), original[pair.name].open(), strict=True):
+            assert np.array_equal(image, expected)
+
+
+def test_every_sample_comes_as_often_as_it_repeats(streamed: Path) -> None:
+    batches = epoch(module(streamed))
+    names = Counter(name for batch in batches for name in batch.name)
+    assert sum(names.values()) == 3 * 4 + 2 * 3
+    assert {name.partition("/")[0]: count for name, count in names.items()} == {"BSD400": 4, "PolyU": 3}
+    assert max(contents(batches).values()) == 1, "no repeat is the same crop"
+
+
+def test_samples_do_not_depend_on_the_number_of_workers(streamed: Path) -> None:
+    expected = contents(epoch(module(streamed), 3))
+    for workers in (1, 2, 3):
+        assert contents(epoch(module(streamed, f"data.num_workers={workers}"), 3)) == expected
+    assert contents(epoch(module(streamed), 4)) != expected
+
+
+def test_workers_that_stay_are_told_the_epoch(streamed: Path) -> None:
+    loader = module(streamed, "data.num_workers=2").train_dataloader()
+    seen = []
+    for number in (0, 5, 0):
+        loader.epoch = lambda number=number: number
+        seen.append(contents(list(loader)))
+    assert seen[0] == seen[2] != seen[1]
+
+
+def test_ranks_share_an_epoch_evenly(streamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = contents(epoch(module(streamed)))
+    for world_size in (2, 4):
+        ranks = []
+        for rank in range(world_size):
+            data = module(streamed, "data.num_workers=2")
+            monkeypatch.setattr(data, "_rank", lambda rank=rank, size=world_size: (rank, size))
+            ranks.append(epoch(data))
+        assert {len(batches) for batches in ranks} == {18 // (2 * world_size)}
+        together = sum((contents(batches) for batches in ranks), Counter())
+        assert together <= whole, "none comes twice"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_restarted_epoch_goes_on_where_it_was(streamed: Path, workers: int) -> None:
+    data = module(streamed, f"data.num_workers={workers}")
+    whole = epoch(data, 1)
+    for start in (1, 4):
+        rest = epoch(data, 1, start)
+        assert len(rest) == len(whole) - start
+        for ours, expected in zip(rest, whole[start:], strict=True):
+            assert ours.name == expected.name
+            assert torch.equal(ours.degraded, expected.degraded)
+    data = module(streamed, f"data.num_workers={workers}")
+    data.load_state_dict({"batches": 4})
+    assert isinstance(loader := data.train_dataloader(), StreamingLoader)
+    assert (len(loader), len(list(loader))) == (9, 5)
+
+
+def test_validation_pictures_are_those_of_the_files(tree: Path, streamed: Path) -> None:
+    files = make(tree, *SPLITS, *ONLY, data="denoise", crop=48)
+    files.setup("fit")
+    ours, expected = (
+        {(s.name, s.task): s for s in (data.val_set[i] for i in range(len(data.val_set)))}
+        for data in (module(streamed), files)
+    )
+    assert set(ours) == set(expected)
+    for key, sample in ours.items():
+        assert torch.equal(sample.clean, expected[key].clean)
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """Cuts every tar file short the first two times it is asked for."""
+
+    asked: ClassVar[Counter] = Counter()
+    cuts: ClassVar[int] = 0
+
+    def copyfile(self, source: object, outputfile: object) -> None:
+        self.asked[self.path] += 1
+        data = source.read()
+        if self.path.endswith(".tar") and self.asked[self.path] <= self.cuts:
+            data = data[: len(data) // 2]
+        outputfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(streamed: Path) -> Iterator[str]:
+    Flaky.asked, Flaky.cuts = Counter(), 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(streamed)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_web_server_gives_what_the_folder_gives(streamed: Path, server: str, workers: int) -> None:
+    workers_ = f"data.num_workers={workers}"
+    assert contents(epoch(module(server, workers_))) == contents(epoch(module(streamed, workers_)))
+
+
+def test_a_broken_connection_is_taken_up_again(
+    streamed: Path, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shards.time, "sleep", lambda _: None)
+    data = module(server)
+    Flaky.asked.clear()
+    Flaky.cuts = 2
+    assert contents(epoch(data)) == contents(epoch(module(streamed)))
+    assert "trying again" in caplog.text
+    Flaky.asked.clear()
+    Flaky.cuts = 100
+    with pytest.raises(ImageError, match=r"http://127.*\.tar: could not be read .* 4 times"):
+        epoch(data)
+
+
+def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards.time, "sleep", lambda _: None)
+    folder = tmp_path / "cut"
+    shutil.copytree(streamed, folder)
+    file = next(folder.glob("PolyU-train-*"))
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:4000])
+    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar: could not be read"):
+        epoch(module(folder))
+
+
+def test_what_is_missing_is_explained(streamed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"index\.json: no readable index of shards .*--format webdataset` writes one"):
+        module(tmp_path)
+    with pytest.raises(ValueError, match=r"the index has no WED; .*data\.allow_missing=true"):
+        make(
+            streamed, "data._target_=moceir.data.streaming.StreamingDataModule", *SPLITS, *ONLY[:2], data="denoise"
+        ).setup("fit")
+    with pytest.raises(ValueError, match=r"data\.batch_size=50 on 1 processes is more than an epoch's samples"):
+        module(streamed, "data.batch_size=50").train_dataloader()
+
+
+def test_a_killed_packing_is_completed(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(tree, tmp_path / "whole")
+    written = []
+    original = shards.write_atomically
+
+    def dies_at_the_third(path: Path, data: bytes) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        original(path, data)
+
+    monkeypatch.setattr(shards, "write_atomically", dies_at_the_third)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pack(tree, tmp_path / "killed")
+    monkeypatch.undo()
+    assert not (tmp_path / "killed" / "index.json").exists()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").iterdir()}
+    assert len(before) == 2
+    pack(tree, tmp_path / "killed")
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").iterdir()}
+    assert before.items() <= after.items(), "what was finished is not made again"
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_other_shards_are_not_mixed_in(tmp_path: Path, photograph: np.ndarray) -> None:
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.png", photograph)
+    arguments = ["prepare", "pack", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--data", "photographs"]
+    arguments += ["--format", "webdataset", "--set", "data.sets.photographs.validation=0"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    (tmp_path / "in" / "b.png").unlink()
+    run = CliRunner().invoke(app, arguments)
+    assert isinstance(run.exception, ValueError)
+    assert "written from other pictures or in another way; choose an empty folder" in str(run.exception)
