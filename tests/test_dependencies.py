@@ -17,8 +17,10 @@ MAY_USE = {
     "network": set(),
     "data": set(),
     "complexity": {"network"},
+    "losses": {"network"},
+    "inspection": {"network", "data"},
     "inference": {"network", "data"},
-    "training": {"network", "data"},
+    "training": {"network", "data", "losses", "inspection", "inference"},
     "cli": {"network", "data", "inference", "training", "complexity", "config"},
 }
 

@@ -25,8 +25,10 @@ class Routing(NamedTuple):
     """(B, n), the softmax where an expert was taken and 0 elsewhere."""
     experts: Tensor
     """(B, k) int64, the experts taken, most probable first."""
-    auxiliary_loss: Tensor
-    """Scalar, see :func:`auxiliary_loss`."""
+    importance: Tensor
+    """(n,), see :func:`expert_statistics`."""
+    load: Tensor
+    """(n,), see :func:`expert_statistics`."""
 
 
 class RoutingRules(NamedTuple):
@@ -40,12 +42,12 @@ class RoutingRules(NamedTuple):
     """(B, k) int64, experts to take whatever the logits and the budget say; None lets the router choose."""
 
 
-def auxiliary_loss(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> Tensor:
-    """½ CV(Importance)² + ½ CV(Load)², eqs. 5 to 9.
+def expert_statistics(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Importance and load of each expert over a batch, (n,) each, eqs. 5 to 8.
 
     Importance weighs an expert's mean probability by its size, so that equal importance means that smaller
     experts are taken more often; load is the mean probability that a fresh draw of the noise would pick the
-    expert. Means instead of the document's sum and product: CV does not see the scale.
+    expert. Means instead of the document's sum and product: the variation of eq. 9 does not see the scale.
 
     Args:
         logits: (B, n), without noise.
@@ -56,13 +58,17 @@ def auxiliary_loss(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, top
     importance = complexity * logits.softmax(dim=1).mean(dim=0)
     threshold = noisy_logits.topk(topk, dim=1).values[:, -1:]
     noise_std = 1 / logits.shape[1]
-    load = torch.special.ndtr((logits - threshold) / noise_std).mean(dim=0)
+    return importance, torch.special.ndtr((logits - threshold) / noise_std).mean(dim=0)
+
+
+def auxiliary_loss(importance: Tensor, load: Tensor) -> Tensor:
+    """½ CV(Importance)² + ½ CV(Load)², eq. 9, for each layer: (…, n) and (…, n) -> (…)."""
     return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
 
 
 def _squared_variation(x: Tensor) -> Tensor:
     """Squared coefficient of variation, with the unbiased standard deviation."""
-    return (x.std() / (x.mean() + 1e-8)) ** 2
+    return (x.std(dim=-1) / (x.mean(dim=-1) + 1e-8)) ** 2
 
 
 class FrequencyEmbedding(nn.Module):
@@ -112,11 +118,13 @@ class Router(nn.Module):
         if experts is None:
             experts = select_experts(noisy, self.topk, rules.budget)
         taken = torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
+        importance, load = expert_statistics(logits, noisy, self.complexity, self.topk)
         return Routing(
             logits=logits,
             # The floor keeps an expert that was forced or all the budget allows from vanishing in float32: with
             # one expert the gate cancels in the cross-attention, but not when it is zero.
             gates=noisy.softmax(dim=1).clamp_min(1e-6) * taken,
             experts=experts,
-            auxiliary_loss=auxiliary_loss(logits, noisy, self.complexity, self.topk),
+            importance=importance,
+            load=load,
         )

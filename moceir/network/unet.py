@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moceir.network.blocks import DecoderBlock, EncoderBlock
 from moceir.network.budget import LayerBudget, RouteCosts, route_costs
 from moceir.network.layers import Downsample, Upsample, pointwise
-from moceir.network.routing import FrequencyEmbedding, Routing, RoutingRules
+from moceir.network.routing import FrequencyEmbedding, Routing, RoutingRules, auxiliary_loss
 
 EXPERT_KINDS = ("spectral", "window")
 GATINGS = ("published", "straight_through")
@@ -30,7 +30,13 @@ class Restoration(NamedTuple):
     @property
     def auxiliary_loss(self) -> Tensor:
         """Scalar: the layers' mean auxiliary loss, L_aux of eq. 16."""
-        return torch.stack([routing.auxiliary_loss for routing in self.routings]).mean()
+        return auxiliary_loss(*self.expert_statistics).mean()
+
+    @property
+    def expert_statistics(self) -> tuple[Tensor, Tensor]:
+        """Importance and load of each layer's experts over the batch, (layers, n) each."""
+        importance = torch.stack([routing.importance for routing in self.routings])
+        return importance, torch.stack([routing.load for routing in self.routings])
 
 
 class MoCEIR(nn.Module):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from moceir.network.routing import Router, RoutingRules, auxiliary_loss
+from moceir.network.routing import Router, RoutingRules, auxiliary_loss, expert_statistics
 
 
 def test_auxiliary_loss_is_equations_5_to_9() -> None:
@@ -28,7 +28,9 @@ def test_auxiliary_loss_is_equations_5_to_9() -> None:
         return math.sqrt(variance) / mean
 
     expected = 0.5 * variation(importance) ** 2 + 0.5 * variation(load) ** 2
-    assert math.isclose(float(auxiliary_loss(logits, noisy, complexity, topk)), expected, rel_tol=1e-6)
+    assert math.isclose(
+        float(auxiliary_loss(*expert_statistics(logits, noisy, complexity, topk))), expected, rel_tol=1e-6
+    )
 
 
 def test_gates_are_the_softmax_where_an_expert_is_taken() -> None:

@@ -1,0 +1,25 @@
+"""The auxiliary loss that spreads pictures over experts, over the batch of all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+from moceir.network.routing import auxiliary_loss
+from moceir.network.unet import Restoration
+
+
+def balance_loss(restoration: Restoration) -> Tensor:
+    """Mean of the layers' auxiliary losses, eq. 9, of importance and load over the global batch; scalar.
+
+    A variation is not linear, so the mean of each process's loss is another loss than that of the whole batch.
+    Importance and load are means over pictures: theirs are averaged over the processes, whose batches must be equal in
+    size, and gradients flow back to each.
+    """
+    statistics = torch.stack(restoration.expert_statistics)
+    if restoration.image.requires_grad and dist.is_available() and dist.is_initialized():
+        statistics = all_reduce(statistics) / dist.get_world_size()
+    importance, load = statistics
+    return auxiliary_loss(importance, load).mean()
