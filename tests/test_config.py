@@ -7,28 +7,37 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 
 from moceir import MoCEIR
 from moceir.config import config_dir
+from moceir.losses.composite import LossBundle
 
 CHOICES = sorted(
     f"{path.parent.relative_to(config_dir()).as_posix()}={path.stem}" for path in Path(config_dir()).glob("*/*.yaml")
 )
+# Optional: pip install 'moceir[sweep]', or hydra-ray-launcher.
+PLUGINS = ("sweep=optuna", "launcher=slurm", "launcher=processes", "launcher=ray")
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        overrides = [choice, f"paths.output={tmp_path}", "name=test"]
-        config = compose("train", overrides=overrides, return_hydra_config=True)
+        overrides = [choice, f"paths.output={tmp_path}", "name=test", "loss.perceptual.weights=random"]
+        try:
+            config = compose("train", overrides=overrides, return_hydra_config=True)
+        except MissingConfigException as error:
+            if choice not in PLUGINS:
+                raise
+            pytest.skip(f"needs a plugin of Hydra that is not installed ({error})")
     HydraConfig.instance().set_config(config)
     assert isinstance(instantiate(config.network), MoCEIR)
     assert isinstance(instantiate(config.data), LightningDataModule)
     assert callable(instantiate(config.optimizer))
-    assert config.loss.pixel_weight > 0
+    assert isinstance(instantiate(config.loss), LossBundle)
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(logger) for logger in config.logger.values()]
     # A machine without the accelerator can only read that choice.

@@ -14,6 +14,7 @@ from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
+from moceir.cli.sweep import sweep
 
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (restore, evaluate, macs, demo):
+for command in (restore, evaluate, macs, demo, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 

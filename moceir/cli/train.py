@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -13,9 +17,12 @@ from omegaconf import DictConfig
 
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
+from moceir.data.images import write_atomically
 from moceir.inference.weights import load_network, save_network
 from moceir.network.unet import MoCEIR
 from moceir.training.module import RestorationModule
+from moceir.training.stages import previous_weights
+from moceir.training.sweep import SUMMARY
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +37,8 @@ def train(config: DictConfig) -> float:
         The best mean validation PSNR in dB, which sweeps maximise; NaN when there was no validation.
 
     Raises:
-        ValueError: when ``init_from`` and ``resume`` are both given, ``init_from`` is another network's, or the data
-            cannot be found.
+        ValueError: when ``init_from`` and ``resume`` are both given, the weights to start from are missing or another
+            network's, data are missing or broken, or the loss is not finite.
     """
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
@@ -39,22 +46,20 @@ def train(config: DictConfig) -> float:
         config.paths.checkpoints = str(Path(config.resume).parent)
     seed_everything(config.seed, workers=True)
     network: MoCEIR = instantiate(config.network)
-    if config.init_from:
-        start = load_network(config.init_from)
-        try:
-            network.load_state_dict(start.state_dict())
-        except RuntimeError as error:
-            raise ValueError(
-                f"init_from={config.init_from}: its network, {start.config}, is another than this run's, "
-                f"{network.config}"
-            ) from error
+    start = config.init_from
+    if config.previous_stage and not (config.init_from or config.resume):
+        start = previous_weights(Path(config.paths.runs), config.previous_stage)
+    if start:
+        _load(network, Path(start))
     data: RestorationDataModule = instantiate(config.data)
     module = RestorationModule(
         network=network,
+        losses=instantiate(config.loss),
         optimizer=instantiate(config.optimizer),
         warmup_steps=config.warmup_steps,
         seed=config.seed,
-        **config.loss,
+        compile=config.compile,
+        output=Path(config.paths.output),
     )
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(logger) for logger in config.logger.values()]
@@ -68,13 +73,34 @@ def train(config: DictConfig) -> float:
         trained = load_network(best.best_model_path) if best.best_model_path else network
         exported = Path(config.paths.output) / "network.safetensors"
         save_network(trained, exported)
+        last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        summary = {"best_psnr": None if math.isnan(score) else score, "last": last}
+        write_atomically(Path(config.paths.output) / SUMMARY, json.dumps(summary, indent=1).encode())
         log.info("best val/psnr %.3f dB; weights in %s", score, exported)
     return score
 
 
+def _load(network: MoCEIR, path: Path) -> None:
+    start = load_network(path)
+    try:
+        network.load_state_dict(start.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path}: its network, {start.config}, is another than this run's, {network.config}"
+        ) from error
+    log.info("starting from %s", path)
+
+
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
-    return train(config)
+    """Train; a bad input ends the run with one line that names it, and status 2."""
+    try:
+        return train(config)
+    except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        log.error("%s\n(HYDRA_FULL_ERROR=1 shows where)", error)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -2,70 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, TypedDict, cast
 
 import numpy as np
+import safetensors.torch
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
-from moceir.network.unet import MoCEIR
+from moceir.data.images import write_atomically
+from moceir.losses.composite import LossBundle
+from moceir.network.unet import MoCEIR, Restoration
 from moceir.training.optim import cosine_schedule
+
+
+class StepOutput(TypedDict):
+    """What a training or validation step hands to the callbacks."""
+
+    loss: Tensor | None
+    restoration: Restoration
 
 
 class RestorationModule(LightningModule):
     """Trains a network on (degraded, clean) pairs.
 
-    Loss: ``pixel_weight`` · L1 (eq. 13) + ``balance_weight`` · auxiliary loss (eq. 9).
-
     Args:
         network: what to train.
+        losses: the terms of eq. 16 and their weights.
         optimizer: makes the optimiser from the parameters.
         warmup_steps: steps before the learning rate reaches its peak.
-        pixel_weight: α of eq. 16.
-        balance_weight: η of eq. 16.
         seed: decides the routing noise.
+        compile: a torch.compile backend for the network, such as inductor; None for none.
+        output: where a batch whose loss is not finite is saved.
     """
 
     def __init__(
         self,
         *,
         network: MoCEIR,
+        losses: LossBundle,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         warmup_steps: int,
-        pixel_weight: float,
-        balance_weight: float,
         seed: int,
+        compile: str | None,
+        output: Path,
     ) -> None:
         super().__init__()
         self.network = network
+        self.losses = losses
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
-        self.pixel_weight = pixel_weight
-        self.balance_weight = balance_weight
         self.seed = seed
-        self.tasks: list[str] = []
-        self.psnr = nn.ModuleList()
+        self.output = output
+        self.restore = (
+            torch.compile(network.restore_and_route, backend=compile) if compile else network.restore_and_route
+        )
+        self.scores = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
-        """Each task of the validation data gets a PSNR of its own."""
-        self.tasks = cast(RestorationDataModule, self.trainer.datamodule).validation_tasks  # type: ignore[attr-defined]
-        self.psnr = nn.ModuleList(MeanMetric() for _ in self.tasks)
+        """Each task and each dataset of the validation data gets a PSNR and an SSIM of its own."""
+        groups = [*self._data.validation_tasks, *self._data.validation_sets]
+        names = [f"{score}/{group}" for score in ("psnr", "ssim") for group in groups]
+        self.scores = nn.ModuleDict({name: MeanMetric() for name in names})
 
-    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
-        restoration = self.network.restore_and_route(batch.degraded, noise=self._routing_noise(batch, batch_index))
-        pixel, balance = F.l1_loss(restoration.image, batch.clean), restoration.auxiliary_loss
-        loss = self.pixel_weight * pixel + self.balance_weight * balance
-        self.log_dict({"train/loss": loss, "train/pixel": pixel, "train/balance": balance}, prog_bar=True)
-        return loss
+    def training_step(self, batch: Sample, batch_index: int) -> StepOutput:
+        restoration = self.restore(batch.degraded, noise=self._routing_noise(batch, batch_index))
+        total, terms = self.losses(restoration, batch.clean)
+        if not torch.isfinite(total):
+            self._stop(batch, terms)
+        self.log_dict({"train/loss": total} | {f"train/{name}": term for name, term in terms.items()})
+        self.log("loss", total, prog_bar=True, logger=False)
+        return {"loss": total, "restoration": restoration}
 
     def _routing_noise(self, batch: Sample, batch_index: int) -> Tensor:
         """(layers, B, n), a function of seed, epoch, batch and rank, so that a resumed run goes on as it would have."""
@@ -73,18 +90,48 @@ class RestorationModule(LightningModule):
         shape = self.network.num_layers, len(batch.degraded), self.network.num_experts
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(self.device)
 
-    def validation_step(self, batch: Sample, batch_index: int) -> None:
-        restored = self.network(batch.degraded).clamp(0, 1)
-        for task, image, clean in zip(batch.task, restored, batch.clean, strict=True):
-            self.psnr[self.tasks.index(task)](peak_signal_noise_ratio(image, clean, data_range=1.0))
+    def _stop(self, batch: Sample, terms: dict[str, Tensor]) -> None:
+        saved = self.output / f"non_finite_batch_{self.global_rank}.safetensors"
+        names = {"task": json.dumps(batch.task), "name": json.dumps(batch.name)}
+        pictures = {"degraded": batch.degraded.cpu().contiguous(), "clean": batch.clean.cpu().contiguous()}
+        write_atomically(saved, safetensors.torch.save(pictures, names))
+        culprits = [f"{name}={float(term)}" for name, term in terms.items() if not torch.isfinite(term)]
+        raise ValueError(
+            f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.name)}. The "
+            f"batch is in {saved}. If its pictures are fine, lower the learning rate or the clipping and resume from "
+            "checkpoints/last.ckpt"
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """The norm of all gradients, before they are clipped."""
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+
+    def validation_step(self, batch: Sample, batch_index: int) -> StepOutput:
+        restoration = self.restore(batch.degraded)
+        restored = restoration.image.float().clamp(0, 1)
+        for index, (task, name) in enumerate(zip(batch.task, batch.name, strict=True)):
+            image, clean = restored[index : index + 1], batch.clean[index : index + 1]
+            values = {
+                "psnr": peak_signal_noise_ratio(image, clean, data_range=1.0),
+                "ssim": structural_similarity_index_measure(image, clean, data_range=1.0),
+            }
+            for group in {task, name.partition("/")[0]}:
+                for score, value in values.items():
+                    self.scores[f"{score}/{group}"](value)
+        return {"loss": None, "restoration": restoration}
 
     def on_validation_epoch_end(self) -> None:
-        metrics = dict(zip(self.tasks, cast("Iterable[MeanMetric]", self.psnr), strict=True))
-        scores = {f"val/psnr_{task}": metric.compute() for task, metric in metrics.items()}
-        scores["val/psnr"] = torch.stack(list(scores.values())).mean()
-        self.log_dict(scores, prog_bar=True, sync_dist=True)
-        for metric in metrics.values():
-            metric.reset()
+        # Every process computes every score, because that gathers from all; those that no picture had are NaN.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric was called before")
+            scores = {name: cast(MeanMetric, metric).compute() for name, metric in self.scores.items()}
+        scores = {name: score for name, score in scores.items() if not score.isnan()}
+        of_tasks = [scores[f"psnr/{task}"] for task in self._data.validation_tasks if f"psnr/{task}" in scores]
+        self.log_dict({f"val/{name}": score for name, score in scores.items()})
+        self.log("val/psnr", torch.stack(of_tasks).mean(), prog_bar=True)
+        for metric in self.scores.values():
+            cast(MeanMetric, metric).reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(p for p in self.parameters() if p.requires_grad)
@@ -98,3 +145,7 @@ class RestorationModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the checkpoint can be read with weights_only.
         checkpoint["network_config"] = self.network.config
+
+    @property
+    def _data(self) -> RestorationDataModule:
+        return cast(RestorationDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -1,0 +1,34 @@
+"""``moceir sweep``: a multirun folder as a ranking and a plot."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moceir.training.sweep import plot, read_sweep, write_table
+
+
+def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m) wrote.")]) -> None:
+    """Rank the runs of a multirun by their best validation PSNR.
+
+    Writes sweep.csv and sweep.png into the folder.
+    """
+    trials = read_sweep(folder)
+    table = Table(title=escape(str(folder)), title_justify="left", title_style="bold")
+    for column in ("run", *trials[0].settings):
+        table.add_column(column)
+    for column in ("PSNR, dB", "GMACs at 720p"):
+        table.add_column(column, justify="right")
+    for trial in trials:
+        results = ("no result", "") if math.isnan(trial.psnr) else (f"{trial.psnr:.3f}", f"{trial.gmacs:.2f}")
+        table.add_row(trial.name, *trial.settings.values(), *results)
+    Console().print(table)
+    write_table(trials, folder / "sweep.csv")
+    plot(trials, folder / "sweep.png")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"also in {folder / 'sweep.csv'} and sweep.png")

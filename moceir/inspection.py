@@ -1,0 +1,274 @@
+"""Which experts pictures take, why, and what it costs: tables and plots of routing.
+
+What to keep in mind in reading them: with the published gating a top-1 gate scales a query that is normalised next, so
+it cancels, and the restoration loss does not train the routers. Only the auxiliary loss does, which balances experts
+over a batch and knows nothing of pictures. The straight-through gating is trained by both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from moceir.data.datasets import PairSet, WholePictures
+from moceir.data.degradations import Degradation
+from moceir.data.pictures import Window
+from moceir.data.sources import SamplePhotographs
+from moceir.network.budget import RouteCosts
+from moceir.network.routing import Router, expert_statistics
+from moceir.network.unet import MoCEIR
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class RouteTally:
+    """How often the pictures of each task take each expert of each layer, and what that costs.
+
+    Attributes:
+        counts: task -> (layers, n) float64, how often.
+        cost: task -> multiply-adds of all its pictures at 1280×720, post-filter included.
+        pictures: task -> how many.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Tensor] = {}
+        self.cost: dict[str, float] = {}
+        self.pictures: dict[str, int] = {}
+
+    def add(self, tasks: Iterable[str], routes: Tensor, costs: RouteCosts) -> None:
+        """Count a batch: the tasks of its B pictures, the (layers, B, k) experts they took."""
+        taken = F.one_hot(routes, len(costs.experts[0])).sum(dim=2).double().cpu()
+        for index, (task, cost) in enumerate(zip(tasks, costs.of(routes).tolist(), strict=True)):
+            self._add(task, taken[:, index], cost, 1)
+
+    def merge(self, other: RouteTally) -> None:
+        """Count what another has counted."""
+        for task, counts in other.counts.items():
+            self._add(task, counts, other.cost[task], other.pictures[task])
+
+    def shares(self, task: str) -> Tensor:
+        """(layers, n), of a task's pictures."""
+        return self.counts[task] / self.pictures[task]
+
+    def gmacs(self, task: str | None = None) -> float:
+        """Mean of a task's pictures, or of all."""
+        tasks = self.counts if task is None else [task]
+        return sum(self.cost[t] for t in tasks) / sum(self.pictures[t] for t in tasks) / 1e9
+
+    def _add(self, task: str, counts: Tensor, cost: float, pictures: int) -> None:
+        self.counts[task] = self.counts.get(task, torch.zeros_like(counts)) + counts
+        self.cost[task] = self.cost.get(task, 0.0) + cost
+        self.pictures[task] = self.pictures.get(task, 0) + pictures
+
+
+class Observation(NamedTuple):
+    """How one picture was restored."""
+
+    name: str
+    task: str
+    logits: Tensor
+    """(layers, n)."""
+    experts: Tensor
+    """(layers, k), the experts taken."""
+    gmacs: float
+    """Of its route at 1280×720, post-filter included."""
+    psnr: float
+    """dB."""
+    degraded_psnr: float
+    """dB, before."""
+
+    @property
+    def entropy(self) -> Tensor:
+        """(layers,), of the softmax of the logits, in bits: 0 is a sure router, log2 n one without an opinion."""
+        return -(self.logits.softmax(dim=1) * self.logits.log_softmax(dim=1)).sum(dim=1) / np.log(2)
+
+
+@torch.inference_mode()
+def observe(
+    network: MoCEIR,
+    pictures: PairSet,
+    degradations: Mapping[str, Degradation],
+    *,
+    expert: int | None = None,
+    seed: int = 0,
+) -> list[Observation]:
+    """Degrade and restore whole pictures, and watch the routers.
+
+    Args:
+        network: in evaluation mode, with the budget it has.
+        pictures: clean ones, each degraded in each way, or pairs.
+        degradations: task name -> degradation.
+        expert: what every layer must take; None leaves it to the routers.
+        seed: decides the noise.
+    """
+    device = next(network.parameters()).device
+    observations = []
+    for degraded, clean, task, name in _samples(WholePictures(sets=[pictures], degradations=degradations, seed=seed)):
+        forced = None
+        if expert is not None:
+            forced = torch.full((network.num_layers, 1, network.config["topk"]), expert)
+        restoration = network.restore_and_route(degraded[None].to(device), experts=forced)
+        route = torch.stack([routing.experts for routing in restoration.routings])
+        restored = restoration.image[0].clamp(0, 1).cpu()
+        observations.append(
+            Observation(
+                name=name,
+                task=task,
+                logits=torch.cat([routing.logits for routing in restoration.routings]).cpu(),
+                experts=route[:, 0].cpu(),
+                gmacs=float(network.route_costs.of(route)[0]) / 1e9,
+                psnr=float(peak_signal_noise_ratio(restored, clean, data_range=1.0)),
+                degraded_psnr=float(peak_signal_noise_ratio(degraded, clean, data_range=1.0)),
+            )
+        )
+    return observations
+
+
+def _samples(dataset: WholePictures) -> Iterator:
+    return (dataset[index] for index in range(len(dataset)))
+
+
+def by_task(observations: Sequence[Observation]) -> dict[str, list[Observation]]:
+    """Observations of each task, in the order of their first appearance."""
+    groups: dict[str, list[Observation]] = {}
+    for observation in observations:
+        groups.setdefault(observation.task, []).append(observation)
+    return groups
+
+
+def layer_names(network: MoCEIR) -> list[str]:
+    """Of the MoCE layers in the order they run: level (2 is a quarter of the resolution) and block."""
+    blocks = network.config["num_decoder_blocks"]
+    return [f"level {level}.{block}" for level in reversed(range(len(blocks))) for block in range(blocks[level])]
+
+
+def plot_usage(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+    """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
+    import matplotlib.pyplot as plt
+
+    tally = RouteTally()
+    for one in observations:
+        tally.add([one.task], one.experts[:, None], network.route_costs)
+    layers = layer_names(network)
+    figure, axes = plt.subplots(
+        1, len(tally.counts), figsize=(1.2 + 1.5 * len(tally.counts), 3.2), sharey=True, squeeze=False
+    )
+    for panel, task in zip(axes[0], tally.counts, strict=True):
+        image = panel.imshow(tally.shares(task).numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        panel.set_title(f"{task}\n{tally.gmacs(task):.2f} G", fontsize=8)
+        panel.set_xticks(range(network.num_experts))
+    axes[0][0].set_yticks(range(len(layers)), layers, fontsize=8)
+    figure.supxlabel("expert", fontsize=9)
+    figure.colorbar(image, ax=axes, label="share of pictures", fraction=0.03)
+    return figure
+
+
+def plot_logits(series: Mapping[float, Sequence[Observation]], network: MoCEIR, strength: str) -> Figure:
+    """How the routers' mean probabilities move with a degradation's strength from where they were, layer by layer.
+
+    Args:
+        series: strength -> observations, the weakest first.
+        network: whose layers.
+        strength: what the strength is, for the axis.
+    """
+    import matplotlib.pyplot as plt
+
+    layers = layer_names(network)
+    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.6), sharey=True)
+    means = torch.stack([torch.stack([o.logits.softmax(dim=1) for o in seen]).mean(dim=0) for seen in series.values()])
+    for number, (panel, layer) in enumerate(zip(axes, layers, strict=True)):
+        for expert in range(network.num_experts):
+            change = means[:, number, expert] - means[0, number, expert]
+            panel.plot(list(series), change.numpy(), ".-", label=f"expert {expert}")
+        panel.set_title(layer, fontsize=8)
+        panel.grid(linewidth=0.3)
+    axes[0].set_ylabel("change in probability")
+    axes[-1].legend(fontsize=7)
+    figure.supxlabel(strength, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+    """Importance and load of each expert (eqs. 5 to 8), shares of one, beside the bias that weighs importance."""
+    import matplotlib.pyplot as plt
+
+    layers = layer_names(network)
+    logits = torch.stack([o.logits for o in observations], dim=1)
+    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.6), sharey=True)
+    places = np.arange(network.num_experts)
+    for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
+        importance, load = expert_statistics(of_layer, of_layer, complexity, network.config["topk"])
+        for shift, values, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
+            panel.bar(places + shift, (values / values.sum()).numpy(), 0.25, label=label)
+        panel.set_title(layer, fontsize=8)
+        panel.set_xticks(places)
+    axes[0].set_ylabel("share")
+    axes[-1].legend(fontsize=7)
+    figure.supxlabel("expert", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def complexities(network: MoCEIR) -> list[Tensor]:
+    """Parameters of each expert over those of the largest, (n,) for each layer in the order they run."""
+    return [module.complexity.cpu() for module in network.decoder.modules() if isinstance(module, Router)]
+
+
+def plot_entropy(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+    """Mean entropy of the routers, layer by layer, for each task, in bits."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 2.8))
+    for task, seen in by_task(observations).items():
+        axes.plot(layer_names(network), torch.stack([o.entropy for o in seen]).mean(dim=0).numpy(), ".-", label=task)
+    axes.axhline(np.log2(network.num_experts), color="grey", linewidth=0.7, linestyle="--")
+    axes.set_ylim(0, 1.1 * np.log2(network.num_experts))
+    axes.set_ylabel("entropy, bits")
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Observation]]) -> Figure:
+    """What it does to PSNR and cost when every layer must take one expert, beside what the routers choose."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3))
+    choices = {"routed": free} | {f"all {expert}": seen for expert, seen in forced.items()}
+    for task in by_task(free):
+        groups = [by_task(seen)[task] for seen in choices.values()]
+        psnr = [float(np.mean([o.psnr for o in group])) for group in groups]
+        axes.plot(
+            [float(np.mean([o.gmacs for o in group])) for group in groups],
+            [value - psnr[0] for value in psnr],
+            "o",
+            label=f"{task}: {psnr[0]:.2f} dB routed",
+            alpha=0.8,
+        )
+    for choice, seen in choices.items():
+        cost = float(np.mean([o.gmacs for o in seen]))
+        axes.annotate(choice, (cost, 1.02), xycoords=("data", "axes fraction"), rotation=60, fontsize=7)
+    axes.set_xlabel("GMACs at 1280×720")
+    axes.set_ylabel("PSNR against routed, dB")
+    axes.grid(linewidth=0.3)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def sample_pictures(side: int) -> PairSet:
+    """The middle squares of the photographs that scikit-image ships, clean."""
+    pairs = []
+    for pair in SamplePhotographs(folders=["."]).list_files(Path())[0]:
+        height, width = pair.size()
+        pairs.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
+    return PairSet("scikit-image", pairs, "")

@@ -1,0 +1,114 @@
+"""What came of a Hydra multirun: which settings were tried, and how well each did."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple, cast
+
+from omegaconf import OmegaConf
+
+from moceir.data.images import write_atomically
+
+SUMMARY = "summary.json"
+"""What a training run leaves in its folder: its best validation PSNR and its last validation's scores."""
+
+
+class Trial(NamedTuple):
+    """One run of a multirun."""
+
+    name: str
+    """Its folder's."""
+    settings: dict[str, str]
+    """Of what was swept: configuration key -> value."""
+    psnr: float
+    """Best mean validation PSNR in dB; NaN when the run did not end."""
+    gmacs: float
+    """Mean cost of the routes of the last validation at 1280×720, post-filter included; NaN likewise."""
+
+
+def read_sweep(folder: Path) -> list[Trial]:
+    """The runs of a multirun folder, best first, those without a result last.
+
+    Raises:
+        ValueError: when there is none in it.
+    """
+    runs = sorted(
+        (path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=lambda run: run.name.zfill(9)
+    )
+    if not runs:
+        raise ValueError(
+            f"{folder}: holds no run of a multirun; give the folder that `-m` wrote, such as …_sweep/<time>"
+        )
+    chosen = [_overrides(run) for run in runs]
+    keys = dict.fromkeys(key for settings in chosen for key in settings)
+    swept = [key for key in keys if len({settings.get(key) for settings in chosen}) > 1]
+    trials = []
+    for run, settings in zip(runs, chosen, strict=True):
+        path = run / SUMMARY
+        summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        psnr, gmacs = summary.get("best_psnr"), summary.get("last", {}).get("val/gmacs")
+        trials.append(
+            Trial(
+                run.name,
+                {key: settings.get(key, "") for key in swept},
+                math.nan if psnr is None else psnr,
+                math.nan if gmacs is None else gmacs,
+            )
+        )
+    return sorted(trials, key=lambda trial: -math.inf if math.isnan(trial.psnr) else trial.psnr, reverse=True)
+
+
+def _overrides(run: Path) -> dict[str, str]:
+    lines = OmegaConf.to_object(OmegaConf.load(run / ".hydra" / "overrides.yaml"))
+    return {key: value for key, _, value in (line.lstrip("+~").partition("=") for line in map(str, cast(list, lines)))}
+
+
+def write_table(trials: Sequence[Trial], path: Path) -> None:
+    """The ranking as CSV."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["run", *trials[0].settings, "psnr", "gmacs"])
+    rows.writerows([trial.name, *trial.settings.values(), trial.psnr, trial.gmacs] for trial in trials)
+    write_atomically(path, text.getvalue().encode())
+
+
+def plot(trials: Sequence[Trial], path: Path) -> None:
+    """PSNR against each swept value: a dot for each run, a line through the means."""
+    import matplotlib.pyplot as plt
+
+    keys = list(trials[0].settings)
+    figure, all_axes = plt.subplots(
+        1, max(1, len(keys)), figsize=(4 * max(1, len(keys)), 3.2), sharey=True, squeeze=False
+    )
+    for key, axes in zip(keys, all_axes[0], strict=False):
+        scores: dict[str, list[float]] = {}
+        for trial in trials:
+            if not math.isnan(trial.psnr):
+                scores.setdefault(trial.settings[key], []).append(trial.psnr)
+        values = sorted(scores, key=_sort_key)
+        for number, value in enumerate(values):
+            axes.plot([number] * len(scores[value]), scores[value], "o", color="tab:blue", alpha=0.6)
+        axes.plot([fmean(scores[value]) for value in values], "-", color="tab:orange", linewidth=1)
+        axes.set_xticks(range(len(values)), values)
+        axes.set_xlabel(key)
+        axes.grid(axis="y", linewidth=0.3)
+    all_axes[0][0].set_ylabel("best validation PSNR, dB")
+    figure.tight_layout()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    plt.close(figure)
+    write_atomically(path, picture.getvalue())
+
+
+def _sort_key(value: str) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    try:
+        return False, float(value), ""
+    except ValueError:
+        return True, 0.0, value
