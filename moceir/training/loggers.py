@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import wandb
@@ -12,8 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def wandb_logger(**arguments: Any) -> WandbLogger:
-    """A :class:`WandbLogger` of these arguments; offline when nobody is logged in, so that no run waits for a key."""
-    online = wandb.login(prompt=False, verify=False)
-    if not online:
-        log.info("Weights & Biases: nobody is logged in, so this run is kept on disk; `wandb sync` uploads it later")
-    return WandbLogger(offline=not online, **arguments)
+    """A :class:`WandbLogger` of these arguments; offline when nobody is logged in, so that no run waits for a key.
+
+    The environment variable ``WANDB_MODE`` decides otherwise.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    if mode is None:
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        if mode == "offline":
+            log.info(
+                "Weights & Biases: nobody is logged in, so this run is kept on disk; `wandb sync` uploads it later"
+            )
+    return WandbLogger(offline=mode != "online", mode=mode, **arguments)

@@ -95,7 +95,7 @@ class RestorationModule(LightningModule):
         names = {"task": json.dumps(batch.task), "name": json.dumps(batch.name)}
         pictures = {"degraded": batch.degraded.cpu().contiguous(), "clean": batch.clean.cpu().contiguous()}
         write_atomically(saved, safetensors.torch.save(pictures, names))
-        culprits = [f"{name}={float(term)}" for name, term in terms.items() if not torch.isfinite(term)]
+        culprits = [f"{name}={term.item()}" for name, term in terms.items() if not torch.isfinite(term)]
         raise ValueError(
             f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.name)}. The "
             f"batch is in {saved}. If its pictures are fine, lower the learning rate or the clipping and resume from "
