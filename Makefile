@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train bench-data constraints clean
+.PHONY: help demo test lint format train notebook bench-data constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ format: $(READY) ## rewrite the code in the house's style
 
 train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER trainer=gpu"
 	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
+
+notebook: $(READY) ## run the notebook on routing and keep its figures in docs/images
+	$(BIN)/python notebooks/render.py
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)

@@ -1,6 +1,6 @@
-"""Run the notebooks and keep their figures for the documentation: `make notebook`.
+"""Run the notebook on routing and keep its figures for the documentation: `make notebook`.
 
-The notebooks themselves stay as they are, without outputs. Figures go to ``docs/images/<notebook>-<number>.png``.
+The notebook itself stays as it is, without outputs. Figures go to ``docs/images/routing_inspection-<number>.png``.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-HERE = Path(__file__).parent
+NOTEBOOK = Path(__file__).parent / "routing_inspection.ipynb"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def main() -> None:
-    for path in sorted(HERE.glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600).execute()
-        outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
-        figures = [data for output in outputs if (data := output.get("data", {}).get("image/png"))]
-        for number, figure in enumerate(figures):
-            (HERE.parent / "docs" / "images" / f"{path.stem}-{number}.png").write_bytes(base64.b64decode(figure))
-        print(f"{path.name}: {len(figures)} figures")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    NotebookClient(notebook, timeout=600).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [data for output in outputs if (data := output.get("data", {}).get("image/png"))]
+    for number, figure in enumerate(figures):
+        (IMAGES / f"{NOTEBOOK.stem}-{number}.png").write_bytes(base64.b64decode(figure))
+    print("".join(output.get("text", "") for output in outputs))
+    print(f"{len(figures)} figures in {IMAGES}")
 
 
 if __name__ == "__main__":
