@@ -21,14 +21,25 @@ def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m
     """
     trials = read_sweep(folder)
     table = Table(title=escape(str(folder)), title_justify="left", title_style="bold")
-    for column in ("run", *trials[0].settings):
-        table.add_column(column)
+    keys = list(trials[0].settings)
+    last_words = [key.rpartition(".")[2] for key in keys]
+    table.add_column("run")
+    for key, word in zip(keys, last_words, strict=True):
+        table.add_column(word if last_words.count(word) == 1 else key)
     for column in ("PSNR, dB", "GMACs at 720p"):
         table.add_column(column, justify="right")
     for trial in trials:
         results = ("no result", "") if math.isnan(trial.psnr) else (f"{trial.psnr:.3f}", f"{trial.gmacs:.2f}")
-        table.add_row(trial.name, *trial.settings.values(), *results)
+        table.add_row(trial.name, *map(_short, trial.settings.values()), *results)
     Console().print(table)
     write_table(trials, folder / "sweep.csv")
     plot(trials, folder / "sweep.png")
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"also in {folder / 'sweep.csv'} and sweep.png")
+
+
+def _short(value: str) -> str:
+    """Four digits of a number; the CSV file has them all."""
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
