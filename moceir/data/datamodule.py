@@ -65,7 +65,7 @@ class RestorationDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.root = root or sample_photographs()[0].parent
+        self.root = root
         self.sources = (
             dict(sets) if root else {"scikit-image": SamplePhotographs(folders=["."], repeat=4, validation=1)}
         )
@@ -161,7 +161,7 @@ class RestorationDataModule(LightningDataModule):
             log.info("the mixture:\n%s", table)
 
     def _find(self) -> dict[str, Listing]:
-        return find_sets(self.root, self.sources, allow_missing=self.allow_missing)
+        return find_sets(self.root or sample_photographs()[0].parent, self.sources, allow_missing=self.allow_missing)
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -114,6 +114,16 @@ def plan_shards(
     return shards, hashlib.sha256(json.dumps([contents, shard_mib]).encode()).hexdigest()
 
 
+def open_in_turn(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Clean and degraded pixels of each; neighbours that are windows of the same pictures cost one decoding."""
+    whole = None
+    for pair in pairs:
+        pictures = pair._replace(name="", group="", window=None)
+        if whole is None or whole[0] != pictures:
+            whole = pictures, pictures.open()
+        yield pair.cut(*whole[1])
+
+
 def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: int, description: str) -> None:
     """Decode pictures and pack them. A killed call is completed by the same call; a complete one does nothing.
 
@@ -138,8 +148,7 @@ def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: 
     def write(job: tuple[Path, list[Pair]]) -> None:
         path, shard = job
         tensors: dict[str, np.ndarray] = {}
-        for number, pair in enumerate(shard):
-            clean, degraded = pair.open()
+        for number, (clean, degraded) in enumerate(open_in_turn(shard)):
             tensors[f"{number}/clean"] = clean.copy()  # a view through a window is not contiguous, and keeps the whole
             if degraded is not None:
                 tensors[f"{number}/degraded"] = degraded.copy()

@@ -10,10 +10,10 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import cv2
 import fsspec
@@ -22,7 +22,7 @@ import numpy as np
 from moceir.data.images import ImageError, decode_image, write_atomically
 from moceir.data.pack import plan_shards
 from moceir.data.parallel import in_parallel
-from moceir.data.pictures import ImageFile, Picture
+from moceir.data.pictures import ImageFile
 from moceir.data.sources import Pair
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,8 @@ def write_shards(
     """Write a dataset. A killed call is completed by the same call; a complete one writes nothing.
 
     Args:
-        parts: what to write: the part's name, which begins its files' names -> pictures. Each part is shuffled.
+        parts: what to write: the part's name, which begins its files' names -> pictures. Those to train on are
+            shuffled; those held out stay in order, so that the same are chosen as from files.
         folder: where.
         shard_mib: about how many MiB of pixels go into each file, before compression.
         workers: threads.
@@ -81,8 +82,9 @@ def write_shards(
     need_webdataset()
     written = {}
     for part, pairs in parts.items():
-        shuffled = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
-        shards, fingerprint = plan_shards(shuffled, shard_mib=shard_mib, workers=workers, description=description)
+        if part.endswith("-train"):
+            pairs = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))]
+        shards, fingerprint = plan_shards(pairs, shard_mib=shard_mib, workers=workers, description=description)
         shards = [shard for shard in shards if shard]
         starts = np.cumsum([0, *map(len, shards)])
         # The plan's fingerprint goes into the names, so that files of another plan are not taken for finished ones.
@@ -105,8 +107,12 @@ def write_shards(
 
 
 def write_index(folder: Path, shards: Mapping[str, Mapping[str, Sequence[Shard]]]) -> None:
-    """Say what a folder holds: set -> part -> shards."""
-    write_atomically(folder / INDEX, json.dumps({"format": "moceir-shards-1", "sets": shards}, indent=1).encode())
+    """Say what a folder holds: set -> part -> shards. Other sets that are there already stay."""
+    place = folder / INDEX
+    sets = {**(read_index(str(folder)) if place.exists() else {}), **shards}
+    content = json.dumps({"format": "moceir-shards-1", "sets": dict(sorted(sets.items()))}, indent=1).encode()
+    if not place.exists() or place.read_bytes() != content:
+        write_atomically(place, content)
 
 
 def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
@@ -121,60 +127,68 @@ def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
             index = json.load(file)
         if index["format"] != "moceir-shards-1":
             raise KeyError(index["format"])
-        sets = index["sets"]
+        return {
+            name: {part: [Shard(*shard) for shard in of_part] for part, of_part in parts.items()}
+            for name, parts in index["sets"].items()
+        }
     except Exception as error:  # each kind of storage has its own
         raise ValueError(
             f"{place}: no readable index of shards ({error!r}); `moceir prepare pack --format webdataset` writes one"
         ) from error
-    return {
-        name: {part: [Shard(*s) for s in of_part] for part, of_part in parts.items()} for name, parts in sets.items()
-    }
 
 
-def read_shard(url: str, *, start: int, end: int) -> Iterator[tuple[str, Pair]]:
-    """Key and pictures of the samples of a tar file from the ``start``-th up to but not including the ``end``-th.
+def read_shard(url: str, numbers: Collection[int]) -> Generator[tuple[int, int, Pair], None, None]:
+    """Number in the tar file, key and pictures of the wanted samples, in the file's order; none behind them is read.
 
-    When reading fails the file is opened again, a few times, and goes on where it was.
+    When reading fails the file is opened again and read up to where it was; a few failures in a row are too many.
 
     Raises:
-        ImageError: when it cannot be read, or ends too early.
-        ValueError: when webdataset is not installed.
+        ImageError: when it is not there, cannot be read, or lacks samples.
     """
-    for attempt in range(_ATTEMPTS):
+    left = set(numbers)
+    failures = 0
+    while left:
         try:
             with fsspec.open(url, "rb") as file:
                 for number, sample in enumerate(_samples(file, url)):
-                    if number >= start:
-                        start = number + 1
-                        yield sample
-                    if start == end:
-                        return
-            raise EOFError(f"it ends after sample {start}")
+                    if number in left:
+                        left.remove(number)
+                        failures = 0
+                        yield number, int(sample["__key__"]), _pair(sample)
+                        if not left:
+                            return
+            raise EOFError(f"there is no sample {min(left)} in it")
         except ImageError:
             raise
         except Exception as error:  # each kind of storage has its own
-            if attempt == _ATTEMPTS - 1:
-                raise ImageError(f"{url}: could not be read ({error!r}), {_ATTEMPTS} times") from error
-            log.warning("%s: reading broke off at sample %d (%r); trying again", url, start, error)
-            time.sleep(0.5 * 4**attempt)
+            failures += 1
+            if failures == _ATTEMPTS or isinstance(error, FileNotFoundError):
+                raise ImageError(
+                    f"{url}: could not be read, {failures} times ({error!r}); copy or write the shards again, or mend "
+                    "the connection, and resume from checkpoints/last.ckpt"
+                ) from error
+            log.warning("%s: reading broke off before sample %d (%r); trying again", url, min(left), error)
+            time.sleep(0.5 * 4 ** (failures - 1))
 
 
-def _samples(file: BinaryIO, url: str) -> Iterator[tuple[str, Pair]]:
+def _samples(file: BinaryIO, url: str) -> Iterator[dict]:
     from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-    # Only the tar is read by webdataset; its own decoders would unpickle what is named so.
-    for sample in group_by_keys({"__url__": url} | item for item in tar_file_iterator(file)):
-        names = {name.partition(".")[0]: name for name in sample}
-        where = f"{url}:{sample['__key__']}"
-        if "clean" not in names or "json" not in names:
-            raise ImageError(f"{where}: holds no clean picture, or no description; write the shards again")
-        about = json.loads(sample["json"])
-        pictures: dict[str, Picture] = {
-            part: EncodedPicture(sample[names[part]], f"{where}.{names[part]}")
-            for part in ("clean", "degraded")
-            if part in names
-        }
-        yield sample["__key__"], Pair(pictures["clean"], pictures.get("degraded"), about["name"], about["group"])
+    # Only the tar is read by webdataset: its openers may run programs, its decoders unpickle.
+    return group_by_keys({"__url__": url} | item for item in tar_file_iterator(file))
+
+
+def _pair(sample: Mapping) -> Pair:
+    names = {name.partition(".")[0]: name for name in sample}
+    where = f"{sample['__url__']}:{sample['__key__']}"
+    if "clean" not in names or "json" not in names:
+        raise ImageError(f"{where}: holds no clean picture, or no description; write the shards again")
+    about = json.loads(sample["json"])
+    clean, degraded = (
+        EncodedPicture(sample[names[part]], f"{where}.{names[part]}") if part in names else None
+        for part in ("clean", "degraded")
+    )
+    return Pair(cast(EncodedPicture, clean), degraded, about["name"], about["group"])
 
 
 def _tar(shard: Sequence[Pair], start: int) -> bytes:

@@ -49,6 +49,10 @@ class Pair(NamedTuple):
                 f"{self.degraded}: {_shown(degraded)}, but {self.clean} is {_shown(clean)}; "
                 "`moceir prepare check` lists all such pairs"
             )
+        return self.cut(clean, degraded)
+
+    def cut(self, clean: np.ndarray, degraded: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Whole pictures through its window."""
         if self.window is None:
             return clean, degraded
         return self.window.of(clean), None if degraded is None else self.window.of(degraded)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
-from moceir.data.datamodule import RestorationDataModule
-from moceir.data.datasets import PairSet, Sample, Stream, WholePictures, training_sample
+from moceir.data.datamodule import RestorationDataModule, ResumableLoader
+from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, training_sample
 from moceir.data.degradations import Degradation
 from moceir.data.mixture import spread, tabulate
 from moceir.data.shards import Shard, need_webdataset, read_index, read_shard
+from moceir.data.sources import Pair
+
+_MIXED = 1024
+"""Of so many samples the shards are read at once, by turns: batches are of several datasets."""
+_BUFFER = 64
+"""How far, about, a sample moves from its place in them; fewer wait in memory, encoded."""
 
 
 class StreamedSet(NamedTuple):
@@ -33,20 +40,24 @@ class StreamedSet(NamedTuple):
 class Visit(NamedTuple):
     """One reading of one shard within an epoch."""
 
-    set: StreamedSet
-    shard: Shard
+    set: str
+    task: str
     round: int
     """Which repeat of the dataset."""
+    shard: Shard
 
 
-class StreamedCrops(IterableDataset[Sample]):
+class StreamedCrops(Dataset[Sample]):
     """Random crops of several datasets, in the order in which their shards are read.
 
-    In an epoch every shard is read as often as its dataset repeats, in an order that changes with the epoch; a buffer
-    mixes neighbours. The epoch's samples are dealt out in equal stretches to the ranks, and within each to its workers,
-    so that every rank has the same number of batches and, up to what does not fill a batch on every rank, every sample
-    comes once. The crop, flips and noise of a sample depend on the seed, the epoch, the sample and its round; the order
-    depends on the numbers of ranks and workers too.
+    In an epoch every shard is read as often as its dataset repeats, in an order that changes with the epoch. The
+    samples are dealt out in equal stretches to the ranks, and within each to its workers, a batch from each in turn; so
+    every rank has the same number of batches and, up to what does not fill a batch on every rank, every sample comes
+    once. A shard at a border is read by both neighbours. Crop, flips and noise of a sample depend on the seed, the
+    epoch, the sample and its round; the order depends on the numbers of ranks and workers too.
+
+    Item (e, i) is the i-th of this rank in epoch e. It comes fast where items are asked for in order, every
+    ``workers``-th batch by the same process, as a loader does; elsewhere shards are opened anew.
 
     Args:
         root: a folder or URL that fsspec can open.
@@ -57,7 +68,7 @@ class StreamedCrops(IterableDataset[Sample]):
         seed: decides order, crops, flips and noise.
         rank: of this process.
         world_size: how many there are.
-        buffer: how many encoded samples wait in memory to be mixed, in each worker.
+        workers: how many processes load for it.
     """
 
     def __init__(
@@ -71,137 +82,136 @@ class StreamedCrops(IterableDataset[Sample]):
         seed: int,
         rank: int,
         world_size: int,
-        buffer: int = 256,
+        workers: int,
     ) -> None:
         self.root = root
-        self.sets = list(sets)
         self.crop = crop
         self.degradation = degradation
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
-        self.buffer = buffer
+        self.workers = max(1, workers)
         self.batches = sum(one.samples() for one in sets) // (world_size * batch_size)
-        # Shared with the workers, which are copies of this object from before the epoch was known.
-        self._place = torch.zeros(2, dtype=torch.int64).share_memory_()
-
-    def begin(self, *, epoch: int, batch: int) -> None:
-        """The next iteration is of this epoch, from this batch on."""
-        self._place.copy_(torch.tensor([epoch, batch]))
-
-    def __iter__(self) -> Iterator[Sample]:
-        epoch, first = self._place.tolist()
-        info = get_worker_info()
-        workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        # The loader asks workers 0, 1, … for a batch in turn; worker 0 gives the first, wherever in the epoch that is.
-        worker = (worker + first) % workers
-        counts = [len(range(w, self.batches, workers)) for w in range(workers)]
-        start = (self.rank * self.batches + sum(counts[:worker])) * self.batch_size
-        stretch = range(start, start + counts[worker] * self.batch_size)
-        skip = len(range(worker, first, workers)) * self.batch_size
-        for number, (visit, key, pair) in enumerate(self._mixed(self._read(epoch, stretch), epoch, start)):
-            if number >= skip:
-                set_number = zlib.crc32(visit.set.name.encode())
-                rng = np.random.default_rng((self.seed, epoch, visit.round, set_number, int(key), Stream.CROP))
-                yield training_sample(
-                    pair,
-                    task=visit.set.task,
-                    name=f"{visit.set.name}/{pair.name}",
-                    crop=self.crop,
-                    degradation=self.degradation,
-                    rng=rng,
-                )
-
-    def _read(self, epoch: int, stretch: range) -> Iterator[tuple[Visit, str, Any]]:
-        """The samples of a stretch of the epoch."""
-        visits = [Visit(one, shard, r) for one in self.sets for r in range(one.repeat) for shard in one.shards]
-        position = 0
-        for index in np.random.default_rng((self.seed, epoch, Stream.ORDER)).permutation(len(visits)):
-            visit = visits[index]
-            start, end = max(stretch.start - position, 0), min(stretch.stop - position, visit.shard.samples)
-            if start < end:
-                url = f"{self.root.rstrip('/')}/{visit.shard.file}"
-                for key, pair in read_shard(url, start=start, end=end):
-                    yield visit, key, pair
-            position += visit.shard.samples
-
-    def _mixed(self, samples: Iterator, epoch: int, start: int) -> Iterator:
-        """The same samples in another order, each not far from its place."""
-        rng = np.random.default_rng((self.seed, epoch, start, Stream.SHARDS))
-        waiting: list = []
-        for sample in samples:
-            waiting.append(sample)
-            if len(waiting) > self.buffer:
-                yield waiting.pop(int(rng.integers(len(waiting))))
-        while waiting:
-            yield waiting.pop(int(rng.integers(len(waiting))))
-
-
-class StreamingLoader(DataLoader[Sample]):
-    """A loader of :class:`StreamedCrops` that can begin within an epoch.
-
-    Attributes:
-        epoch: says which epoch is next.
-        start: how many batches to leave out, the next time only.
-        given: how many of the epoch have been given out or left out.
-    """
-
-    dataset: StreamedCrops
-    start = 0
-    given = 0
-
-    def __init__(self, dataset: StreamedCrops, *, epoch: Callable[[], int], **arguments: Any) -> None:
-        super().__init__(dataset, batch_size=dataset.batch_size, **arguments)
-        self.epoch = epoch
+        self._visits = [
+            Visit(one.name, one.task, r, shard) for one in sets for r in range(one.repeat) for shard in one.shards
+        ]
+        self._samples: Iterator[tuple[Visit, int, Pair]] = iter(())
+        self._next: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
-        return self.dataset.batches
+        return self.batches * self.batch_size
 
-    def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]  # Lightning needs an iterator and nothing more
-        self.given, self.start = self.start, 0
-        self.dataset.begin(epoch=self.epoch(), batch=self.given)
-        for batch in super().__iter__():
-            self.given += 1
-            yield batch
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """The sample of (epoch, number).
+
+        Raises:
+            ImageError: as :func:`training_sample`, and when a shard cannot be read.
+        """
+        epoch, number = item
+        batch, place = divmod(number, self.batch_size)
+        round, stream = divmod(batch, self.workers)
+        position = round * self.batch_size + place
+        if self._next != (epoch, stream, position):
+            self._samples = self._read(self.plan(epoch, stream)[position:])
+        self._next = epoch, stream, position + 1
+        visit, key, pair = next(self._samples)
+        return training_sample(
+            pair,
+            task=visit.task,
+            name=f"{visit.set}/{pair.name}",
+            crop=self.crop,
+            degradation=self.degradation,
+            rng=np.random.default_rng(
+                (self.seed, epoch, visit.round, zlib.crc32(visit.set.encode()), key, Stream.CROP)
+            ),
+        )
+
+    def plan(self, epoch: int, stream: int) -> list[tuple[Visit, int]]:
+        """What a worker gives in an epoch: samples of visits, by their number in the shard. Nothing is read for it."""
+        counts = [len(range(s, self.batches, self.workers)) * self.batch_size for s in range(self.workers)]
+        start = self.rank * len(self) + sum(counts[:stream])
+        end = start + counts[stream]
+        pieces: list[tuple[Visit, Iterator[int]]] = []
+        turns: list[int] = []  # whose sample comes next
+        for index in np.random.default_rng((self.seed, epoch, Stream.SHARDS)).permutation(len(self._visits)):
+            visit = self._visits[index]
+            piece = range(max(start, 0), min(end, visit.shard.samples))
+            turns += [len(pieces)] * len(piece)
+            pieces.append((visit, iter(piece)))
+            start, end = start - visit.shard.samples, end - visit.shard.samples
+
+        rng = np.random.default_rng((self.seed, epoch, self.rank, stream, Stream.SHARDS))
+        plan: list[tuple[Visit, int]] = []
+        for first in range(0, len(turns), _MIXED):
+            for turn in rng.permutation(turns[first : first + _MIXED]):
+                visit, numbers = pieces[turn]
+                plan.append((visit, next(numbers)))
+        # Within a shard, too, another order in every epoch.
+        return [plan[i] for i in np.argsort(np.arange(len(plan)) + rng.uniform(0, _BUFFER, len(plan)))]
+
+    def _read(self, plan: Sequence[tuple[Visit, int]]) -> Iterator[tuple[Visit, int, Pair]]:
+        """The samples of a plan; each shard is read once, from its start to the last that is wanted of it."""
+        wanted: dict[Visit, set[int]] = defaultdict(set)
+        for visit, number in plan:
+            wanted[visit].add(number)
+        readers = {
+            visit: read_shard(f"{self.root.rstrip('/')}/{visit.shard.file}", numbers)
+            for visit, numbers in wanted.items()
+        }
+        waiting: dict[tuple[Visit, int], tuple[int, Pair]] = {}
+        for visit, number in plan:
+            while (visit, number) not in waiting:
+                found, key, pair = next(readers[visit])
+                waiting[visit, found] = key, pair
+                wanted[visit].remove(found)
+                if not wanted[visit]:
+                    readers.pop(visit).close()
+            yield visit, *waiting.pop((visit, number))
+
+
+class InOrder(EpochSampler):
+    """Keys (epoch, number) in order, of data that are mixed where they are read."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        start, self.skip = self.skip, 0
+        return ((self.epoch, number) for number in range(start, len(self)))
 
 
 class StreamingDataModule(RestorationDataModule):
     """As :class:`RestorationDataModule`, from what ``moceir prepare pack --format webdataset`` wrote.
 
-    ``root`` may be a URL of any kind that fsspec opens; held-out pictures are read once and kept in memory.
+    ``root`` may be a URL of any kind that fsspec opens. What is held out, and tiles, were decided as it was written;
+    held-out pictures are read once and kept in memory, encoded.
     """
 
     def prepare_data(self) -> None:
-        """There is nothing to do: shards hold only what could be read when they were written."""
+        """Look whether everything is there. Shards hold only what could be read when they were written.
+
+        Raises:
+            ValueError: as :meth:`setup`.
+        """
+        self._index()
 
     def setup(self, stage: str) -> None:
         """Read the index and the held-out pictures.
 
         Raises:
-            ValueError: when there is no index, datasets are missing, or they cannot fill a batch.
+            ValueError: when there is no index, or datasets are missing.
+            ImageError: when shards of held-out pictures cannot be read.
         """
-        need_webdataset()
-        root = str(self.root)
-        index = read_index(root)
-        missing = [name for name in self.sources if name not in index]
-        if missing and (not self.allow_missing or len(missing) == len(self.sources)):
-            raise ValueError(
-                f"{root}: the index has no {', '.join(missing)}; write their shards too, name the datasets you want "
-                "(data.sets), or leave out what is missing (data.allow_missing=true)"
-            )
+        index = self._index()
         self.streamed = [
             StreamedSet(name, source.task, source.repeat, index[name]["train"])
             for name, source in self.sources.items()
             if name in index
         ]
-        held_out = [
-            PairSet(one.name, self._held_out(root, index[one.name]["validation"]), one.task) for one in self.streamed
-        ]
+        held_out = [PairSet(one.name, self._held_out(index[one.name]["validation"]), one.task) for one in self.streamed]
         self.val_set = WholePictures(sets=held_out, degradations=self.validation_degradations, seed=self.seed)
         found = {name: sum(shard.samples for part in parts.values() for shard in part) for name, parts in index.items()}
-        self._announce(missing, tabulate(self.streamed, held_out, found, self.sources))
+        left_out = [name for name in self.sources if name not in index]
+        self._announce(left_out, tabulate(self.streamed, held_out, found, self.sources))
 
-    def train_dataloader(self) -> StreamingLoader:  # type: ignore[override]
+    def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._rank()
         crops = StreamedCrops(
             root=str(self.root),
@@ -212,27 +222,43 @@ class StreamingDataModule(RestorationDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            workers=self.num_workers,
         )
         if not crops.batches:
             raise ValueError(
                 f"data.batch_size={self.batch_size} on {world_size} processes is more than an epoch's samples"
             )
-        loader = StreamingLoader(
+        loader = ResumableLoader(
             crops,
-            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            batch_size=self.batch_size,
+            sampler=InOrder(length=len(crops), seed=self.seed),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
         return self._resumed(loader)
 
-    def _held_out(self, root: str, shards: Sequence[Shard]) -> list:
-        wanted = set(spread(range(sum(shard.samples for shard in shards)), self.validation_images))
-        pairs, position = [], 0
-        for shard in shards:
-            url = f"{root.rstrip('/')}/{shard.file}"
-            for number, (_, pair) in enumerate(read_shard(url, start=0, end=shard.samples), start=position):
-                if number in wanted:
-                    pairs.append(pair)
-            position += shard.samples
-        return pairs
+    def _index(self) -> dict[str, dict[str, list[Shard]]]:
+        need_webdataset()
+        if not self.root:
+            raise ValueError("data.root: streaming needs the folder or URL of what `moceir prepare pack` wrote")
+        index = read_index(str(self.root))
+        missing = [name for name in self.sources if name not in index]
+        if missing and (not self.allow_missing or len(missing) == len(self.sources)):
+            raise ValueError(
+                f"{self.root}: the index has no {', '.join(missing)}; write their shards too, name the datasets you "
+                "want (data.sets), or leave out what is missing (data.allow_missing=true)"
+            )
+        return index
+
+    def _held_out(self, shards: Sequence[Shard]) -> list[Pair]:
+        """Evenly spread pictures, the same as of files: their shards are in the order of names."""
+        places = [(shard, number) for shard in shards for number in range(shard.samples)]
+        wanted = defaultdict(set)
+        for shard, number in spread(places, self.validation_images):
+            wanted[shard].add(number)
+        return [
+            pair
+            for shard, numbers in wanted.items()
+            for _, _, pair in read_shard(f"{str(self.root).rstrip('/')}/{shard.file}", numbers)
+        ]

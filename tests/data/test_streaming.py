@@ -21,11 +21,14 @@ from typer.testing import CliRunner
 
 from moceir.cli.main import app
 from moceir.cli.options import load_sources
-from moceir.data import shards
+from moceir.data import shards, streaming
 from moceir.data.datasets import Sample
+from moceir.data.degradations import GaussianNoise
 from moceir.data.images import ImageError, write_image
-from moceir.data.shards import read_index, read_shard
-from moceir.data.streaming import StreamingDataModule, StreamingLoader
+from moceir.data.pictures import ArrayPicture
+from moceir.data.shards import read_index, read_shard, write_shards
+from moceir.data.sources import Pair
+from moceir.data.streaming import StreamedCrops, StreamedSet, StreamingDataModule
 
 pytest.importorskip("webdataset")
 
@@ -65,7 +68,7 @@ def module(root: object, *overrides: str) -> StreamingDataModule:
 
 def epoch(data: StreamingDataModule, number: int = 0, start: int = 0) -> list[Sample]:
     loader = data.train_dataloader()
-    loader.epoch = lambda: number
+    loader.sampler.set_epoch(number)
     loader.start = start
     return list(loader)
 
@@ -101,7 +104,7 @@ def test_squares_are_stored_without_loss(tree: Path, tmp_path: Path) -> None:
         pair
         for part in index.values()
         for shard in part
-        for _, pair in read_shard(str(tmp_path / shard.file), start=0, end=shard.samples)
+        for _, _, pair in read_shard(str(tmp_path / shard.file), range(shard.samples))
     ]
     original = {pair.name: pair for pair in load_sources("sidd", [])["SIDD"].find(tree / "SIDD_Medium_Srgb").pairs}
     assert len(stored) == len(original) == 9
@@ -129,7 +132,7 @@ def test_workers_that_stay_are_told_the_epoch(streamed: Path) -> None:
     loader = module(streamed, "data.num_workers=2").train_dataloader()
     seen = []
     for number in (0, 5, 0):
-        loader.epoch = lambda number=number: number
+        loader.sampler.set_epoch(number)
         seen.append(contents(list(loader)))
     assert seen[0] == seen[2] != seen[1]
 
@@ -159,20 +162,49 @@ def test_a_restarted_epoch_goes_on_where_it_was(streamed: Path, workers: int) ->
             assert torch.equal(ours.degraded, expected.degraded)
     data = module(streamed, f"data.num_workers={workers}")
     data.load_state_dict({"batches": 4})
-    assert isinstance(loader := data.train_dataloader(), StreamingLoader)
+    loader = data.train_dataloader()
     assert (len(loader), len(list(loader))) == (9, 5)
 
 
-def test_validation_pictures_are_those_of_the_files(tree: Path, streamed: Path) -> None:
+def test_what_was_had_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is known before anything is read, so a resumed run opens only the shards that it still needs."""
+    monkeypatch.setattr(streaming, "_MIXED", 8)
+    monkeypatch.setattr(streaming, "_BUFFER", 4)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    pairs = [Pair(ArrayPicture(image), None, f"{i}", f"{i}") for i, image in enumerate(noise)]
+    monkeypatch.setattr(shards, "plan_shards", lambda pairs, **_: ([pairs[i : i + 4] for i in range(0, 40, 4)], "0"))
+    written = write_shards({"a-train": pairs}, tmp_path, shard_mib=1, workers=1, description="")["a-train"]
+    opened = []
+
+    def reading(url: str, numbers: set[int]) -> Iterator:
+        opened.append(url)
+        yield from original(url, numbers)
+
+    original = streaming.read_shard
+    monkeypatch.setattr(streaming, "read_shard", reading)
+    crops = StreamedCrops(
+        root=str(tmp_path), sets=[StreamedSet("a", "gaussian", 1, written)], crop=8, batch_size=4, seed=0,
+        degradation=GaussianNoise(sigmas=[15]), rank=0, world_size=1, workers=1,
+    )  # fmt: skip
+    whole = [crops[0, number].name for number in range(40)]
+    assert sorted(whole) == sorted(f"a/{i}" for i in range(40))
+    assert whole != [f"a/{i}" for i in range(40)]
+    assert len(opened) == 10
+    opened.clear()
+    assert [crops[0, number].name for number in range(32, 40)] == whole[32:]
+    assert 2 <= len(opened) <= 5
+
+
+def test_validation_is_that_of_the_files(tree: Path, streamed: Path) -> None:
     files = make(tree, *SPLITS, *ONLY, data="denoise", crop=48)
     files.setup("fit")
-    ours, expected = (
-        {(s.name, s.task): s for s in (data.val_set[i] for i in range(len(data.val_set)))}
-        for data in (module(streamed), files)
-    )
-    assert set(ours) == set(expected)
-    for key, sample in ours.items():
-        assert torch.equal(sample.clean, expected[key].clean)
+    ours = module(streamed).val_set
+    assert len(ours) == len(files.val_set) > 0
+    for index in range(len(ours)):
+        one, two = ours[index], files.val_set[index]
+        assert (one.name, one.task) == (two.name, two.task)
+        assert torch.equal(one.clean, two.clean)
+        assert torch.equal(one.degraded, two.degraded)
 
 
 class Flaky(SimpleHTTPRequestHandler):
@@ -220,7 +252,7 @@ def test_a_broken_connection_is_taken_up_again(
     assert "trying again" in caplog.text
     Flaky.asked.clear()
     Flaky.cuts = 100
-    with pytest.raises(ImageError, match=r"http://127.*\.tar: could not be read .* 4 times"):
+    with pytest.raises(ImageError, match=r"http://127.*\.tar: could not be read, 4 times"):
         epoch(data)
 
 
@@ -233,6 +265,40 @@ def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: py
     file.write_bytes(file.read_bytes()[:4000])
     with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar: could not be read"):
         epoch(module(folder))
+
+
+def test_a_broken_picture_is_named(tree: Path, tmp_path: Path, streamed: Path) -> None:
+    shutil.copytree(streamed, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("PolyU-train-*"):
+        with tarfile.open(file) as tar:
+            member = tar.getmembers()[1]
+        data = bytearray(file.read_bytes())
+        data[member.offset_data : member.offset_data + member.size] = bytes(member.size)
+        file.write_bytes(data)
+    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar:0000000\d\.degraded\.jpg: not a readable picture"):
+        epoch(module(tmp_path))
+
+
+def test_a_shard_that_is_not_there_is_named_at_once(streamed: Path, tmp_path: Path) -> None:
+    shutil.copytree(streamed, tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.glob("PolyU-train-*"):
+        file.unlink()
+    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar: could not be read, 1 times \(FileNotFoundError"):
+        epoch(module(tmp_path))
+
+
+def test_another_mixture_may_join(tree: Path, tmp_path: Path) -> None:
+    for name in ("polyu", "bsd400"):
+        splits = [word for override in SPLITS if name.upper() in override.upper() for word in ("--set", override)]
+        arguments = ["prepare", "pack", str(tree), "-o", str(tmp_path), "--data", name, "--format", "webdataset"]
+        assert CliRunner().invoke(app, [*arguments, *splits]).exit_code == 0
+    assert list(read_index(str(tmp_path))) == ["BSD400", "PolyU"]
+
+
+def test_without_webdataset_the_remedy_is_said(streamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'moceir\[streaming\]'"):
+        module(streamed)
 
 
 def test_what_is_missing_is_explained(streamed: Path, tmp_path: Path) -> None:
