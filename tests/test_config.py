@@ -49,3 +49,11 @@ def test_network_defaults_and_configuration_agree() -> None:
     with initialize_config_dir(config_dir(), version_base="1.3"):
         network = instantiate(compose("train").network)
     assert network.config == MoCEIR().config
+
+
+def test_a_multirun_knows_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra resolves the folder before there is a job to ask what was chosen."""
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        config = compose("train", ["stage=stage2"], return_hydra_config=True)
+    assert config.hydra.sweep.dir.startswith("runs/stage2_sweep/20")
