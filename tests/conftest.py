@@ -12,6 +12,7 @@ import torch
 from native_tree import make_native_tree
 
 from moceir import MoCEIR
+from moceir.data.images import write_image
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("native")
     make_native_tree(root)
     return root
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder of five pictures of 72×72 that a small network can learn from."""
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        write_image(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
+    return tmp_path / "photographs"
 
 
 def randomise(network: MoCEIR, seed: int = 0) -> MoCEIR:

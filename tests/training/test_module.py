@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir import MoCEIR
 from moceir.config import build, config_dir
-from moceir.data.images import read_image, write_image
+from moceir.data.images import read_image
 from moceir.losses.composite import LossBundle
 from moceir.training.loggers import wandb_logger
 
@@ -84,15 +84,6 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, gating: str) ->
             assert (found[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
     routers = [gradient.norm() for name, gradient in expected.items() if ".router." in name]
     assert min(routers) > 1e-6, "the auxiliary loss reaches the routers"
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for index in range(5):
-        small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        write_image(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
-    return tmp_path / "photographs"
 
 
 def test_everything_is_logged(photographs: Path, tmp_path: Path) -> None:

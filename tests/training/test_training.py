@@ -14,7 +14,6 @@ from torch import nn
 from moceir import MoCEIR, load_network, save_network
 from moceir.cli.train import train
 from moceir.config import config_dir
-from moceir.data.images import write_image
 from moceir.training.optim import cosine_schedule
 
 PHOTOGRAPHS = ["data=photographs", "data.sets.photographs.validation=1"]
@@ -25,15 +24,6 @@ SMALL = [
     "network.num_heads=[1,2]",
     "network.num_refinement_blocks=1",
 ]
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for index in range(5):
-        small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        write_image(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
-    return tmp_path / "photographs"
 
 
 def run(output: Path, *overrides: object, data: Sequence[str] = PHOTOGRAPHS) -> float:
