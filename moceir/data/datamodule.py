@@ -146,6 +146,11 @@ class RestorationDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world_size = self._rank()
+        if 0 < len(self.val_set) < world_size:  # a process without any would keep the others waiting for its scores
+            raise ValueError(
+                f"{len(self.val_set)} validation pictures for {world_size} processes: hold out more "
+                "(data.sets.NAME.validation, data.validation_images)"
+            )
         mine = Subset(self.val_set, range(rank, len(self.val_set), world_size))
         return DataLoader(mine, batch_size=1)
 

@@ -113,6 +113,17 @@ def test_ranks_share_an_epoch(tree: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not set(keys[0]) & set(keys[1])
 
 
+def test_each_rank_needs_a_validation_picture(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = make(tree, "data.sets.BSD400.validation=1", data="bsd400")
+    module.setup("fit")
+    for world_size in (1, 4):  # one picture, four noises
+        monkeypatch.setattr(module, "_rank", lambda size=world_size: (size - 1, size))
+        assert len(module.val_dataloader()) == 4 // world_size
+    monkeypatch.setattr(module, "_rank", lambda: (0, 5))
+    with pytest.raises(ValueError, match="4 validation pictures for 5 processes: hold out more"):
+        module.val_dataloader()
+
+
 def test_missing_data_is_explained(tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"absent: no such folder"):
         make(tmp_path / "absent").setup("fit")

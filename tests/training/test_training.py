@@ -103,9 +103,9 @@ def test_last_is_the_last_and_best_is_the_best(photographs: Path, tmp_path: Path
 
 
 def test_without_validation_the_last_weights_are_exported(photographs: Path, tmp_path: Path) -> None:
-    score = run(tmp_path, f"data.root={photographs}", "trainer.check_val_every_n_epoch=2")
-    assert np.isnan(score)
-    assert load_network(tmp_path / "network.safetensors").config["num_blocks"] == [1, 1]
+    for number, how in enumerate(("trainer.check_val_every_n_epoch=2", "data.sets.photographs.validation=0")):
+        assert np.isnan(run(tmp_path / str(number), f"data.root={photographs}", how))
+    assert load_network(tmp_path / "0" / "network.safetensors").config["num_blocks"] == [1, 1]
 
 
 def test_training_starts_from_other_weights(photographs: Path, tmp_path: Path) -> None:
