@@ -125,7 +125,7 @@ def count_macs(network: MoCEIR, size: tuple[int, int] = REFERENCE_SIZE) -> Compl
     # The deepest windows lie at half the padding's scale.
     side = math.lcm(1 << latent, *(window << latent - 1 for window in network.config["window_sizes"]))
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
-    height, width = padded_size(network, size)
+    height, width = padded_size(latent, size)
     images = network.num_experts  # image i took expert i, so what is not an expert was counted that many times
 
     def of_area(name: str) -> Cost:
@@ -245,7 +245,7 @@ _HANDLERS = {
         f"aten::{name}": _elementwise(1)
         for name in ("add", "add_", "sub", "div", "clamp_min", "mul_", "special_ndtr", "neg")
     },
-    **{f"aten::{name}": _elementwise(1, of_input=True) for name in ("mean", "linalg_vector_norm")},
+    **{f"aten::{name}": _elementwise(1, of_input=True) for name in ("mean", "sum")},
     **{f"aten::{name}": _elementwise(4) for name in ("gelu", "silu")},
     **{f"aten::{name}": _elementwise(5) for name in ("softmax", "layer_norm")},
     **{f"aten::fft_{name}": _real_fft for name in ("rfft2", "irfft2")},

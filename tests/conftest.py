@@ -17,7 +17,7 @@ from moceir.data.images import write_image
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Random input is the same whatever ran before; a gradient that happens to vanish should not fail a test one day."""
+    """Random input is the same whatever ran before, so that a test that passes goes on to."""
     torch.manual_seed(0)
 
 

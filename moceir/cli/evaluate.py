@@ -18,9 +18,9 @@ from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
 from moceir.data.images import write_atomically
 from moceir.data.mixture import find_sets
+from moceir.inference.engine import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
-from moceir.inference.restore import move
 
 
 def evaluate(
@@ -53,8 +53,7 @@ def evaluate(
     for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
-    network = move(load(weights, topk), device)
-    network.mac_budget = mac_budget or None
+    engine = Engine(load(weights, topk), mac_budget=mac_budget or None, device=device)
     if not sigma and not poisson:
         sigma = [15, 25, 50]
     degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}
@@ -63,7 +62,7 @@ def evaluate(
     console = Console()
     scores = list(
         track(
-            scores_of(network, sets, degradations, seed=seed, post_filter=post_filter),
+            scores_of(engine, sets, degradations, seed=seed, post_filter=post_filter),
             total=len(WholePictures(sets=sets, degradations=degradations, seed=seed)),
             description="evaluating",
             console=Console(stderr=True),

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from moceir.cli.allocator import keep_freed_memory
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
@@ -29,6 +30,7 @@ app.add_typer(prepare, name="prepare")
 
 def main() -> None:
     """Run a command; a bad input ends it with one line that names it, and status 2."""
+    keep_freed_memory()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     try:
         app()

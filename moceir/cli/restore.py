@@ -24,6 +24,10 @@ def restore(
     mac_budget: MacBudget = 30.0,
     post_filter: PostFilter = True,
     device: Device = "cpu",
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Restore in blended tiles of so many pixels a side: less memory, another result."),
+    ] = None,
 ) -> None:
     """Restore pictures.
 
@@ -34,7 +38,9 @@ def restore(
     if suffix is not None and suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"--format {format}: use png, jpg, webp, bmp or tiff")
     jobs = plan(inputs, output, suffix=suffix)
-    restorer = Restorer(load(weights, topk), mac_budget=mac_budget or None, post_filter=post_filter, device=device)
+    restorer = Restorer(
+        load(weights, topk), mac_budget=mac_budget or None, post_filter=post_filter, device=device, tile=tile
+    )
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     failures = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -15,6 +15,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
+from moceir.cli.allocator import keep_freed_memory
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.images import write_atomically
@@ -94,6 +95,7 @@ def _load(network: MoCEIR, path: Path) -> None:
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
     """Train; a bad input ends the run with one line that names it, and status 2."""
+    keep_freed_memory()
     try:
         return train(config)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Measuring a network on pairs, and on clean pictures with synthetic noise."""
+"""Measuring on pairs, and on clean pictures with synthetic noise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
+from moceir.inference.engine import Engine
 from moceir.inference.postprocess import bilateral_filter, quantise
-from moceir.network.unet import MoCEIR
 
 
 class Score(NamedTuple):
@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
 @torch.inference_mode()
 def evaluate(
-    network: MoCEIR,
+    engine: Engine,
     sets: Sequence[PairSet],
     degradations: Mapping[str, Degradation],
     *,
@@ -43,16 +43,15 @@ def evaluate(
     """Restore each picture and compare; RGB, the whole picture, nothing cropped.
 
     Args:
-        network: what restores, on the device, in the mode and with the budget it has.
+        engine: what restores, with the budget it has.
         sets: pictures; pairs are restored as they are.
         degradations: task name -> degradation, of pictures that are clean.
         seed: decides the noise, with the picture's number in its dataset and nothing else.
         post_filter: round to 8 bits and filter before comparing.
     """
-    device = next(network.parameters()).device
     dataset = WholePictures(sets=sets, degradations=degradations, seed=seed)
     for degraded, clean, task, name in (dataset[index] for index in range(len(dataset))):
-        restoration = network.restore_and_route(degraded[None].to(device))
+        restoration = engine.restore_and_route(degraded[None].to(engine.device))
         restored = restoration.image.clamp(0, 1).cpu()
         if post_filter:
             filtered = bilateral_filter(quantise(restored[0]))
@@ -64,5 +63,5 @@ def evaluate(
             degraded_psnr=float(peak_signal_noise_ratio(degraded, clean, data_range=1.0)),
             psnr=float(peak_signal_noise_ratio(restored[0], clean, data_range=1.0)),
             ssim=float(cast(Tensor, structural_similarity_index_measure(restored, clean[None], data_range=1.0))),
-            gmacs=float(network.route_costs.of(route)[0]) / 1e9,
+            gmacs=float(engine.route_costs.of(route)[0]) / 1e9,
         )

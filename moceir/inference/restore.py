@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import glob
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from moceir.data.images import IMAGE_SUFFIXES, ImageError, find_images, read_alpha, read_image, write_image
+from moceir.inference.engine import Engine
 from moceir.inference.postprocess import bilateral_filter, quantise
+from moceir.inference.regions import Region
+from moceir.inference.tiling import check_side, run_in_tiles
 from moceir.network.unet import MoCEIR
-
-
-def move(network: MoCEIR, device: str) -> MoCEIR:
-    """The network, moved to a device.
-
-    Raises:
-        ValueError: when the device cannot be used.
-    """
-    try:
-        return network.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is none
-        raise ValueError(f"device {device} cannot be used: {error}") from error
 
 
 class Restorer:
@@ -38,9 +30,12 @@ class Restorer:
         mac_budget: GMACs at 1280×720 that no picture's route may exceed, filter included; None for no limit.
         post_filter: whether the bilateral filter follows the network.
         device: where to run, for example ``"cpu"`` or ``"cuda"``.
+        tile: restore in overlapping tiles of so many pixels a side; None for whole pictures. Tiles bound the memory
+            of the largest pictures, and give another result (see :mod:`moceir.inference.tiling`).
 
     Raises:
-        ValueError: when the budget is less than the cheapest route, or the device cannot be used.
+        ValueError: when the budget is less than the cheapest route, the tiles are too small, or the device cannot be
+            used.
     """
 
     def __init__(
@@ -50,13 +45,14 @@ class Restorer:
         mac_budget: float | None = 30.0,
         post_filter: bool = True,
         device: str = "cpu",
+        tile: int | None = None,
     ) -> None:
-        self.network = move(copy.deepcopy(network).eval(), device)
-        self.network.mac_budget = mac_budget
+        self.engine = Engine(network, mac_budget=mac_budget, device=device)
+        self.run = self.engine.run if tile is None else partial(run_in_tiles, self.engine, side=tile)
+        if tile is not None:
+            check_side(tile)
         self.post_filter = post_filter
-        self.device = device
 
-    @torch.inference_mode()
     def restore(self, image: np.ndarray) -> np.ndarray:
         """Restore uint8 (H, W, 3) RGB -> the same.
 
@@ -65,8 +61,16 @@ class Restorer:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"expected a uint8 (H, W, 3) RGB array, got {image.dtype} {image.shape}")
-        degraded = torch.tensor(image, device=self.device).permute(2, 0, 1)[None].float() / 255
-        restored = quantise(self.network(degraded)[0])
+        restored = np.empty_like(image)
+
+        def read(region: Region) -> Tensor:
+            part = image[region.top : region.bottom, region.left : region.right]
+            return torch.tensor(part, device=self.engine.device).permute(2, 0, 1)[None].float() / 255
+
+        def write(region: Region, part: Tensor) -> None:
+            restored[region.top : region.bottom, region.left : region.right] = quantise(part[0])
+
+        self.run(read, write, *image.shape[:2])
         return bilateral_filter(restored) if self.post_filter else restored
 
     def restore_file(self, source: Path, target: Path) -> None:

@@ -22,7 +22,8 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Te
     height, heads = query.shape[2], temperature.shape[0]
     query, key, value = (rearrange(x, "b (heads c) h w -> b heads c (h w)", heads=heads) for x in (query, key, value))
     # Dividing the small C×C product by the norms spares normalised copies of the two large maps.
-    norms = [torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12) for x in (query, key)]
+    # torch.sum is exact enough for millions of pixels, torch.linalg.vector_norm is not.
+    norms = [x.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt() for x in (query, key)]
     similarity = (query @ key.mT) / (norms[0] * norms[1].mT)
     attended = (similarity * temperature).softmax(dim=-1) @ value
     return rearrange(attended, "b heads c (h w) -> b (heads c) h w", h=height)

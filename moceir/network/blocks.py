@@ -43,8 +43,6 @@ class MoCE(nn.Module):
         self.router = Router(dim=dim, frequency_dim=frequency_dim, topk=topk, complexity=sizes / sizes.max())
         self.project = pointwise(dim, dim, bias=False)
 
-    # How many images an expert gets changes from batch to batch, which torch.compile takes for a wrong shape.
-    @torch.compiler.disable
     def forward(self, x: Tensor, shared: Tensor, routing: Routing) -> Tensor:
         """``x`` and ``shared`` (B, C, H, W), routed as decided -> (B, C, H, W)."""
         # Each expert sees only its own images, all at once; most of a batch's cost is thus one pass.

@@ -6,6 +6,7 @@ layers' shapes before any picture is seen. They are exactly what :mod:`moceir.co
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -60,11 +61,18 @@ def covered_pixels(height: int, width: int, window: int) -> int:
     return -(-height // window) * -(-width // window) * window**2
 
 
-def padded_size(network: MoCEIR, size: tuple[int, int]) -> tuple[int, int]:
+def padded_size(halvings: int, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width that the network pads a picture to, so that every level halves them."""
-    multiple = 1 << len(network.down)
+    multiple = 1 << halvings
     height, width = (-(-length // multiple) * multiple for length in size)
     return height, width
+
+
+def window_macs(mixer: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of what an expert does within its windows: products of its attention; transforms are none."""
+    if not isinstance(mixer, AttentionMixer):
+        return 0
+    return 2 * mixer.window**2 * mixer.project.out_channels * covered_pixels(height, width, mixer.window)
 
 
 def macs(module: nn.Module, height: int, width: int) -> int:
@@ -78,15 +86,14 @@ def macs(module: nn.Module, height: int, width: int) -> int:
         elif isinstance(part, SelfAttention | CrossAttention):  # q kᵀ and its product with v
             dim, heads = part.project.out_channels, len(part.temperature)
             total += 2 * dim * dim // heads * height * width
-        elif isinstance(part, AttentionMixer):
-            covered = covered_pixels(height, width, part.window)
-            total += 2 * part.window**2 * part.project.out_channels * covered
+        else:
+            total += window_macs(part, height, width)
     return total
 
 
 def route_costs(network: MoCEIR) -> RouteCosts:
     """The costs of every route through ``network``, post-filter included."""
-    height, width = padded_size(network, REFERENCE_SIZE)
+    height, width = padded_size(len(network.down), REFERENCE_SIZE)
     latent = len(network.down)
     by_level: list[tuple[int, nn.Module]] = [(0, network.embed), (0, network.refinement), (0, network.output)]
     by_level += [*enumerate(network.encoder), *enumerate(network.down)]
@@ -102,6 +109,26 @@ def route_costs(network: MoCEIR) -> RouteCosts:
             base -= sum(costs)
     base += sum(macs(module, height >> level, width >> level) for level, module in by_level)
     return RouteCosts(base, tuple(experts))
+
+
+def check_budget(costs: RouteCosts, gmacs: float | None, topk: int) -> None:
+    """Raise ValueError when even the cheapest route costs more than a budget, or it is not finite."""
+    cheapest = costs.cheapest(topk)
+    if gmacs is not None and not cheapest <= gmacs * 1e9 + 0.5 < math.inf:
+        raise ValueError(
+            f"mac_budget of {gmacs:g} GMACs: the cheapest route costs {math.ceil(cheapest / 1e5) / 1e4} at "
+            "1280×720; set at least that, or None for no limit"
+        )
+
+
+def layer_budget(costs: RouteCosts, gmacs: float | None, *, topk: int, layer: int, spent: Tensor) -> LayerBudget | None:
+    """What is left for a layer when earlier ones spent (B,) and later ones take their cheapest experts."""
+    if gmacs is None:
+        return None
+    reserved = RouteCosts(costs.base, costs.experts[layer + 1 :]).cheapest(topk)
+    return LayerBudget(
+        costs=torch.tensor(costs.experts[layer], device=spent.device), ceiling=round(gmacs * 1e9) - reserved - spent
+    )
 
 
 def select_experts(scores: Tensor, topk: int, budget: LayerBudget | None) -> Tensor:

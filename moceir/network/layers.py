@@ -23,6 +23,8 @@ def depthwise(dim: int, kernel_size: int, *, bias: bool) -> nn.Conv2d:
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each pixel (biased variance, eps 1e-5, weight and bias)."""
 
+    EPSILON = 1e-5
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         # In channels_last memory both permutations are views, and layer_norm runs on contiguous rows.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moceir.network.blocks import DecoderBlock, EncoderBlock
-from moceir.network.budget import LayerBudget, RouteCosts, route_costs
+from moceir.network.budget import check_budget, layer_budget, padded_size, route_costs
 from moceir.network.layers import Downsample, Upsample, pointwise
 from moceir.network.routing import FrequencyEmbedding, Routing, RoutingRules, auxiliary_loss
 
@@ -168,12 +167,7 @@ class MoCEIR(nn.Module):
 
     @mac_budget.setter
     def mac_budget(self, gmacs: float | None) -> None:
-        cheapest = self.route_costs.cheapest(self.topk)
-        if gmacs is not None and not cheapest <= gmacs * 1e9 + 0.5 < math.inf:
-            raise ValueError(
-                f"mac_budget of {gmacs:g} GMACs: the cheapest route costs {math.ceil(cheapest / 1e5) / 1e4} at "
-                "1280×720; set at least that, or None for no limit"
-            )
+        check_budget(self.route_costs, gmacs, self.topk)
         self._mac_budget = gmacs
 
     def forward(self, x: Tensor, **routing: Tensor | None) -> Tensor:
@@ -197,16 +191,12 @@ class MoCEIR(nn.Module):
         Raises:
             ValueError: when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
-            raise ValueError(
-                "expected a floating-point (B, 3, H, W) tensor of RGB in [0, 1], B, H and W at least 1, "
-                f"got {x.dtype} {tuple(x.shape)}"
-            )
+        check_pictures(x)
         if noise is None and self.training:
             noise = torch.randn(self.num_layers, len(x), self.num_experts, device=x.device)
         height, width = x.shape[-2:]
-        multiple = 1 << len(self.down)
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        padded_height, padded_width = padded_size(len(self.down), (height, width))
+        x = F.pad(x, (0, padded_width - width, 0, padded_height - height), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
 
         features = self.embed(x)
@@ -226,7 +216,7 @@ class MoCEIR(nn.Module):
                 layer = len(routings)
                 rules = RoutingRules(
                     noise=None if noise is None else noise[layer],
-                    budget=self._layer_budget(layer, spent),
+                    budget=layer_budget(self.route_costs, self._mac_budget, topk=self.topk, layer=layer, spent=spent),
                     experts=None if experts is None else experts[layer],
                 )
                 features, routing = block(features, frequency, rules)
@@ -236,15 +226,13 @@ class MoCEIR(nn.Module):
         restored = self.output(self.refinement(features)) + x
         return Restoration(restored[..., :height, :width], tuple(routings))
 
-    def _layer_budget(self, layer: int, spent: Tensor) -> LayerBudget | None:
-        """What is left for a layer when earlier ones spent (B,) and later ones take their cheapest experts."""
-        if self._mac_budget is None:
-            return None
-        base, experts = self.route_costs
-        reserved = RouteCosts(base, experts[layer + 1 :]).cheapest(self.topk)
-        return LayerBudget(
-            costs=torch.tensor(experts[layer], device=spent.device),
-            ceiling=round(self._mac_budget * 1e9) - reserved - spent,
+
+def check_pictures(x: Tensor) -> None:
+    """Raise ValueError when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty."""
+    if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
+        raise ValueError(
+            "expected a floating-point (B, 3, H, W) tensor of RGB in [0, 1], B, H and W at least 1, "
+            f"got {x.dtype} {tuple(x.shape)}"
         )
 
 

@@ -22,6 +22,7 @@ from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
 from moceir.data.images import write_atomically
 from moceir.losses.composite import LossBundle
+from moceir.network.blocks import MoCE
 from moceir.network.unet import MoCEIR, Restoration
 from moceir.training.optim import cosine_schedule
 
@@ -64,9 +65,13 @@ class RestorationModule(LightningModule):
         self.warmup_steps = warmup_steps
         self.seed = seed
         self.output = output
-        self.restore = (
-            torch.compile(network.restore_and_route, backend=compile) if compile else network.restore_and_route
-        )
+        self.restore = network.restore_and_route
+        if compile:
+            for layer in network.modules():
+                if isinstance(layer, MoCE):
+                    # How many images an expert gets changes from batch to batch, which is taken for a wrong shape.
+                    layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
+            self.restore = torch.compile(network.restore_and_route, backend=compile)
         self.scores = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:

@@ -1,0 +1,85 @@
+"""A picture restored in overlapping tiles that are blended: for pictures whose maps do not fit into memory.
+
+Channel attention, routers and frequency embedding look at all they are given, so tiles give another result than the
+whole picture does. Experts are chosen once, on the tile in the middle, so that at least those do not change from
+tile to tile, and the budget holds for all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moceir.inference.engine import Engine, Write
+from moceir.inference.folding import Read
+from moceir.inference.regions import Region
+
+#: Pixels by which neighbouring tiles overlap, and over which one fades into the other.
+OVERLAP = 64
+
+
+def check_side(side: int) -> None:
+    """Raise ValueError when tiles are not larger than their overlap."""
+    if side <= OVERLAP:
+        raise ValueError(f"tiles of {side} pixels: they overlap by {OVERLAP}, so they must be larger")
+
+
+def overlapping_tiles(height: int, width: int, side: int) -> list[Region]:
+    """Tiles of ``side`` pixels or the whole length, evenly spread, that overlap by :data:`OVERLAP` or more."""
+
+    def starts(length: int) -> list[int]:
+        if length <= side:
+            return [0]
+        count = -(-(length - OVERLAP) // (side - OVERLAP))
+        return [round(index * (length - side) / (count - 1)) for index in range(count)]
+
+    return [
+        Region(top, min(height, top + side), left, min(width, left + side), height, width)
+        for top in starts(height)
+        for left in starts(width)
+    ]
+
+
+def fade(tile: Region) -> Tensor:
+    """(h, w), how much a tile counts: less and less towards edges where another tile begins."""
+
+    def ramp(start: int, stop: int, length: int) -> Tensor:
+        weight = torch.ones(stop - start)
+        slope = (torch.arange(min(OVERLAP, stop - start)) + 0.5) / OVERLAP
+        if start > 0:
+            weight[: len(slope)] = slope
+        if stop < length:
+            weight[-len(slope) :] *= slope.flip(0)
+        return weight
+
+    return torch.outer(ramp(tile.top, tile.bottom, tile.height), ramp(tile.left, tile.right, tile.width))
+
+
+def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: int, *, side: int) -> None:
+    """Like :meth:`~moceir.inference.engine.Engine.run`, in tiles.
+
+    Args:
+        side: of a tile, as :func:`check_side` accepts it.
+    """
+    tiles = overlapping_tiles(height, width, side)
+    blended = torch.zeros(1, 3, height, width)
+    weights = torch.zeros(height, width)
+    # The middle first, because it decides.
+    middle = min(tiles, key=lambda t: abs(t.top + t.bottom - height) + abs(t.left + t.right - width))
+    experts = None
+    for tile in [middle, *(tile for tile in tiles if tile is not middle)]:
+        weight = fade(tile)
+
+        def read_tile(region: Region, tile: Region = tile) -> Tensor:
+            return read(region.shifted(tile))
+
+        def add(region: Region, part: Tensor, tile: Region = tile, weight: Tensor = weight) -> None:
+            share = region.of(weight)
+            region.shifted(tile).of(blended).add_(part.cpu() * share)
+            region.shifted(tile).of(weights).add_(share)
+
+        rows, columns = tile.bottom - tile.top, tile.right - tile.left
+        routings = engine.run(read_tile, add, rows, columns, experts=experts)
+        if experts is None:
+            experts = torch.stack([routing.experts for routing in routings])
+    write(Region(0, height, 0, width, height, width), blended.div_(weights))
