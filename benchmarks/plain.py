@@ -1,0 +1,45 @@
+"""The plain form of the network, for comparison: NCHW memory, normalisation by reshaping, experts image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from moceir.network import blocks, layers
+from moceir.network.routing import Routing
+
+
+def normalise(norm: layers.ChannelNorm, x: Tensor) -> Tensor:
+    """Over the channels, on rows of pixels, step by step."""
+    height = x.shape[2]
+    rows = rearrange(x, "b c h w -> b (h w) c")
+    centred = rows - rows.mean(dim=-1, keepdim=True)
+    scale = torch.sqrt(rows.var(dim=-1, keepdim=True, correction=0) + norm.eps)
+    return rearrange(centred / scale * norm.weight + norm.bias, "b (h w) c -> b c h w", h=height)
+
+
+def mix(moce: blocks.MoCE, x: Tensor, shared: Tensor, routing: Routing) -> Tensor:
+    """One image after the other."""
+    images = []
+    for index, experts in enumerate(routing.experts.tolist()):
+        one = slice(index, index + 1)
+        outputs = [moce.experts[expert](x[one], shared[one]) * routing.gates[index, expert] for expert in experts]
+        images.append(torch.stack(outputs).sum(dim=0))
+    return moce.project(torch.cat(images))
+
+
+@contextmanager
+def plain_form() -> Iterator[None]:
+    """Networks run in plain form as long as this lasts."""
+    with (
+        patch.object(torch, "channels_last", torch.contiguous_format),
+        patch.object(layers.ChannelNorm, "forward", normalise),
+        patch.object(layers.WideDepthwise, "forward", nn.Conv2d.forward),
+        patch.object(blocks.MoCE, "forward", mix),
+    ):
+        yield
