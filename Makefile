@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train notebook bench-data constraints clean
+.PHONY: help demo test lint format train notebook bench bench-data constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER
 
 notebook: $(READY) ## run the notebook on routing and keep its figures in docs/images
 	$(BIN)/python notebooks/render.py
+
+bench: $(READY) ## speed and memory of restoring and training, in docs/performance.json, too
+	$(BIN)/python benchmarks/speed.py $(args)
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)

@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from moceir.cli.allocator import keep_freed_memory
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
 from moceir.cli.sweep import sweep
+from moceir.inference.allocator import keep_freed_memory
 
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",

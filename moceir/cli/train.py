@@ -15,10 +15,10 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
-from moceir.cli.allocator import keep_freed_memory
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.images import write_atomically
+from moceir.inference.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
 from moceir.network.unet import MoCEIR
 from moceir.training.module import RestorationModule

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import mmap
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moceir.inference.allocator import give_freed_memory_back
 from moceir.inference.folding import (
     FoldedDecoderBlock,
     FoldedEncoderBlock,
@@ -26,8 +26,9 @@ from moceir.inference.folding import (
     Read,
     Route,
     Work,
+    widened,
 )
-from moceir.inference.regions import Region, convolve, convolved_pixels, tiles
+from moceir.inference.regions import Region, convolve, convolved_pixels, strips
 from moceir.network.blocks import DecoderBlock, EncoderBlock
 from moceir.network.budget import (
     POST_FILTER_MACS_PER_PIXEL,
@@ -41,14 +42,11 @@ from moceir.network.budget import (
 from moceir.network.routing import Routing, RoutingRules
 from moceir.network.unet import MoCEIR, Restoration, check_pictures
 
-#: Numbers in a region of a map, about: a few such maps fit into a processor's last cache.
+#: Numbers in a region of a map at most, if that are rows enough: a few such maps fit into a processor's last cache.
 REGION_SIZE = 64 * 1280 * 8
 
-#: Rows of a region at least, so that it is not all edge.
-REGION_ROWS = 64
-
-#: Pictures of more pixels, whose maps would not fit, have some computed twice rather than kept: the first level's
-#: for the decoder, and the shared experts' values for the cross-attention.
+#: Pictures of more pixels, whose maps would not fit, have two of the largest computed twice rather than kept: the first
+#: level's for the decoder, and there the shared experts' values for the cross-attention.
 LEAN_FROM = 8_000_000
 
 Write = Callable[[Region, Tensor], None]
@@ -56,22 +54,11 @@ Write = Callable[[Region, Tensor], None]
 
 
 def regions_of(dim: int, height: int, width: int, alignment: int) -> list[Region]:
-    """The regions in which a map of ``dim`` channels is worked on, row by row."""
-    parts = -(-width * dim * REGION_ROWS // REGION_SIZE)
-    columns = -(-width // (parts * alignment)) * alignment
-    rows = max(1, REGION_SIZE // (dim * min(columns, width) * alignment)) * alignment
-    return list(tiles(height, width, rows=rows, columns=columns))
+    """The regions in which a map of ``dim`` channels is worked on, from top to bottom.
 
-
-def bands_of(regions: Iterable[Region]) -> Iterator[list[Region]]:
-    """The regions side by side, from top to bottom."""
-    band: list[Region] = []
-    for region in regions:
-        if band and region.top != band[0].top:
-            yield band
-            band = []
-        band.append(region)
-    yield band
+    Whole rows, because parts of rows are not contiguous, and copied again and again.
+    """
+    return strips(height, width, rows=max(1, REGION_SIZE // (dim * width * alignment)) * alignment)
 
 
 class Map:
@@ -107,6 +94,7 @@ class Map:
         """Make room for the whole map; ``lean`` in pages of its own, where there are such."""
         self.hold(0, 0 if lean else self.height)
         if lean:
+            give_freed_memory_back()
             self.frame = self.frame._replace(bottom=self.height)
             count = self.height * self.width * self.dim
             if self.device.type == "cpu" and hasattr(mmap, "MADV_DONTNEED"):
@@ -123,17 +111,17 @@ class Map:
             self.pages.madvise(mmap.MADV_DONTNEED, 0, end)
 
     def rewrite(self, compute: Callable[[Region], Tensor]) -> None:
-        """Replace each region by what is computed from it and less than a band around it."""
-        waiting: deque[list[tuple[Region, Tensor]]] = deque()
-        for band in bands_of(self.regions):
-            waiting.append([(region, compute(region)) for region in band])
-            if len(waiting) == 2:  # the next band reads the end of this one, but nothing of the one before
-                self._write_all(waiting.popleft())
-        self._write_all(waiting.popleft())
-
-    def _write_all(self, parts: list[tuple[Region, Tensor]]) -> None:
-        for region, part in parts:
-            self.write(region, part)
+        """Replace each region by what is computed from it and parts of its neighbours."""
+        before: tuple[Region, Tensor] | None = None
+        for region in self.regions:
+            after = compute(region)
+            if before is not None:  # the next region reads the end of this one, but nothing of the one before
+                self.write(*before)
+            before = region, after
+        if before is not None:
+            self.write(*before)
+        if self.pages is not None:
+            give_freed_memory_back()
 
 
 def convolve_map(read: Read, region: Region, weight: Tensor) -> Tensor:
@@ -173,7 +161,9 @@ class Engine:
         network = move(copy.deepcopy(network).float().eval(), device)
         self.device = network.embed.weight.device
         self.topk = network.topk
-        self.embed, self.output = network.embed.weight.detach(), network.output.weight.detach()
+        # The picture's own layout is ambiguous, so the kernel says that maps are channels_last.
+        self.embed = network.embed.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.output = network.output.weight.detach()
         self.down = [_kernel(layer) for layer in network.down]
         self.up, self.skip = [], []
         for up, fuse in zip(network.up, network.fuse, strict=True):
@@ -270,6 +260,7 @@ class Engine:
         spent = torch.zeros(1, dtype=torch.int64, device=self.device)
         for up, skip, decoder in zip(self.up, self.skip, self.decoder, strict=True):
             kept = skips.pop()
+            again = lean and not skips
             upper, read_skip = (fresh(0), reread) if kept is None else (kept, kept.read)
             for region in upper.regions:
                 half = region.halved()
@@ -283,7 +274,7 @@ class Engine:
                     budget=layer_budget(self.route_costs, self.mac_budget, topk=self.topk, layer=layer, spent=spent),
                     experts=None if experts is None else experts[layer],
                 )
-                routings.append(self._decode(decoder_block, current, frequency, rules, lean=lean))
+                routings.append(self._decode(decoder_block, current, frequency, rules, again=again))
                 if rules.budget is not None:
                     spent = spent + rules.budget.costs[routings[-1].experts].sum(dim=1)
         for block in self.refinement:
@@ -313,43 +304,40 @@ class Engine:
         return attend
 
     def _decode(
-        self, block: FoldedDecoderBlock, current: Map, frequency: Tensor, rules: RoutingRules, *, lean: bool
+        self, block: FoldedDecoderBlock, current: Map, frequency: Tensor, rules: RoutingRules, *, again: bool
     ) -> Routing:
-        """Run a block on a map."""
+        """Run a block on a map; ``again``: compute the shared expert's values twice rather than keep them."""
         gram = Gram(block.shared)
         total = torch.stack([block.look(current.read, region, gram) for region in current.regions]).sum(0)
         mean = block.routed_mean(total / (current.height * current.width))
         routing: Routing = block.router(mean, frequency, rules)
         route = block.route(gram.matrix(), routing.experts[0], routing.gates[0])
-        values, attend = self._attend_across(block, current, route, lean=lean)
+        values, attend = self._attend_across(block, current, route, again=again)
         current.rewrite(lambda region: block.update(current.read, values, region, route, attend))
         return routing
 
     def _attend_across(
-        self, block: FoldedDecoderBlock, current: Map, route: Route, *, lean: bool
+        self, block: FoldedDecoderBlock, current: Map, route: Route, *, again: bool
     ) -> tuple[Read, Linear]:
         """The second pass: the shared expert's values, and what the cross-attention does with its own."""
         gram = Gram(block.cross_attention)
         dim = len(gram.products)
         queries, values = (Map(current.regions, dim, self.device) for _ in range(2))
-        if not lean:
+        if not again:
             values.hold_all(lean=False)
         done = 0
-        for band in bands_of(current.regions):
-            above = max(0, band[0].top - 2 * block.REACH)
-            for rows in (queries, values) if lean else (queries,):
-                rows.hold(above, band[0].bottom)
-            for region in band:
-                query, value = block.mix(current.read, region, route)
-                queries.write(region, query)
-                values.write(region, value)
-            # Keys depend on rows of the next band, so they lag behind by that many.
-            ready = current.height if band[0].bottom == current.height else band[0].bottom - block.REACH
-            for region in band:
-                part = region._replace(top=done, bottom=ready)
-                block.look_across(queries.read, values.read, part, route, gram)
+        for region in current.regions:
+            above = max(0, region.top - 2 * block.REACH)
+            for rows in (queries, values) if again else (queries,):
+                rows.hold(above, region.bottom)
+            query, value = block.mix(current.read, region, route)
+            queries.write(region, query)
+            values.write(region, value)
+            # Keys depend on rows of the next region, so they lag behind by that many.
+            ready = current.height if region.bottom == current.height else region.bottom - block.REACH
+            block.look_across(queries.read, values.read, region._replace(top=done, bottom=ready), route, gram)
             done = ready
-        read = partial(block.values, current.read) if lean else values.read
+        read = partial(block.values, current.read) if again else values.read
         return read, gram.matrix().single()
 
     def costs(self, size: tuple[int, int]) -> RouteCosts:
@@ -384,6 +372,13 @@ class Engine:
                 base += macs(level, block.work)
                 base += block.router.features.weight.numel() + block.router.frequency.weight.numel()
                 experts.append(tuple(macs(level, e.work) + window_macs(e.mixer, height, width) for e in block.experts))
+        if math.prod(size) > LEAN_FROM:
+            margin = 0
+            for encoder_block in reversed(self.encoder[0]):
+                base += macs(0, widened(encoder_block.update_work, margin))
+                margin += encoder_block.REACH
+            base += kernel_macs(self.embed, [region.grow(margin) for region in levels[0]])
+            base += sum(macs(0, block.values_work) for block in self.decoder[-1])
         return RouteCosts(base + POST_FILTER_MACS_PER_PIXEL * math.prod(size), tuple(experts))
 
 

@@ -11,7 +11,7 @@ multiply-adds. Maps are (1, C, H, W) in channels_last memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 import torch
@@ -99,6 +99,11 @@ class Depthwise(NamedTuple):
 
     def work(self, margin: int = 0) -> Work:
         return Work(self.weight.numel(), margin, self.reach)
+
+
+def widened(work: Iterable[Work], margin: int) -> list[Work]:
+    """The same work as far as ``margin`` around each region."""
+    return [one._replace(margin=one.margin + margin) for one in work]
 
 
 def whiten(x: Tensor) -> Tensor:
@@ -211,6 +216,9 @@ class FoldedQueriesKeysValues:
 class FoldedEncoderBlock:
     """An :class:`~moceir.network.blocks.EncoderBlock`."""
 
+    #: How far around a region :meth:`update` reads.
+    REACH = 2
+
     def __init__(self, block: EncoderBlock) -> None:
         self.attention = block.attention
         self.projections = FoldedQueriesKeysValues(block.norm1, block.attention)
@@ -218,8 +226,10 @@ class FoldedEncoderBlock:
         dim = block.attention.project.out_channels
         self.work = [whitening(block.norm1, 1), self.projections.query_key.work(1)]
         self.work += [self.projections.query_key_mix.work(), summing(block.attention)]
-        self.work += [whitening(block.norm1, 2), *self.projections.values_work(1), Work(dim**2, 1)]
-        self.work += self.feed_forward.work
+        #: Of :meth:`update` alone.
+        self.update_work = [whitening(block.norm1, 2), *self.projections.values_work(1), Work(dim**2, 1)]
+        self.update_work += self.feed_forward.work
+        self.work += self.update_work
 
     def look(self, read: Read, region: Region, gram: Gram) -> None:
         """First pass: add a region's queries and keys."""
@@ -356,6 +366,8 @@ class FoldedDecoderBlock:
         self.work += [whitening(block.norm1, 3), *self.projections.values_work(0), self.query.work()]
         self.work += [self.query_mix.work(), Work(square, 3), self.key_mix.work(), summing(cross)]
         self.work += [Work(square, 4), self.value_mix.work(1), Work(square, 1), *self.feed_forward.work]
+        #: Of :meth:`values`, where :meth:`update` reads them.
+        self.values_work = [whitening(block.norm1, 5), *self.projections.values_work(4)]
 
     def look(self, read: Read, region: Region, gram: Gram) -> Tensor:
         """First pass: add a region's queries and keys of the shared expert; (C,), the sum of its whitened pixels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 class Padding(NamedTuple):
     """Zeros around data."""
 
-    left: int
-    right: int
-    top: int
-    bottom: int
+    sides: int = 0
+    top: int = 0
+    bottom: int = 0
 
 
 class Region(NamedTuple):
@@ -30,13 +28,8 @@ class Region(NamedTuple):
     width: int
 
     def grow(self, margin: int) -> Region:
-        """The region and ``margin`` more pixels on each side, as far as the map goes."""
-        return self._replace(
-            top=max(0, self.top - margin),
-            bottom=min(self.height, self.bottom + margin),
-            left=max(0, self.left - margin),
-            right=min(self.width, self.right + margin),
-        )
+        """The region, of whole rows, and ``margin`` more above and below, as far as the map goes."""
+        return self._replace(top=max(0, self.top - margin), bottom=min(self.height, self.bottom + margin))
 
     def doubled(self) -> Region:
         """The same part of a map of twice the size."""
@@ -63,22 +56,15 @@ class Region(NamedTuple):
 
     def padding(self, outer: Region, reach: int) -> Padding:
         """What data on ``outer``, which is ``self.grow(reach)``, lack where the map ends."""
-        return Padding(
-            left=reach - (self.left - outer.left),
-            right=reach - (outer.right - self.right),
-            top=reach - (self.top - outer.top),
-            bottom=reach - (outer.bottom - self.bottom),
-        )
+        return Padding(reach, top=reach - (self.top - outer.top), bottom=reach - (outer.bottom - self.bottom))
 
 
-def tiles(height: int, width: int, *, rows: int, columns: int) -> Iterator[Region]:
-    """Cut a map into regions of ``rows`` × ``columns`` pixels, the last ones smaller, row by row."""
-    for top in range(0, height, rows):
-        for left in range(0, width, columns):
-            yield Region(top, min(height, top + rows), left, min(width, left + columns), height, width)
+def strips(height: int, width: int, *, rows: int) -> list[Region]:
+    """Cut a map into regions of so many whole rows, the last one smaller, from top to bottom."""
+    return [Region(top, min(height, top + rows), 0, width, height, width) for top in range(0, height, rows)]
 
 
-NO_PADDING = Padding(0, 0, 0, 0)
+NO_PADDING = Padding()
 
 
 def convolve(
@@ -91,12 +77,9 @@ def convolve(
     activation: str | None = None,
 ) -> Tensor:
     """A convolution with zeros around x, and then ``"gelu"``, ``"silu"`` or None."""
-    if padding.left != padding.right:
-        x = F.pad(x, (padding.left, padding.right, 0, 0))
-        padding = padding._replace(left=0, right=0)
     # Whole rows too many are cheaper than a padded copy, and what is left without them is contiguous.
     rows = max(padding.top, padding.bottom)
-    sides = [rows, padding.left]
+    sides = [rows, padding.sides]
     if activation is not None and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
         # What torch.compile, too, makes of a convolution and its activation on a CPU: one pass instead of two.
         name = {"gelu": "gelu", "silu": "swish"}[activation]
