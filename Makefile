@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train notebook bench bench-data constraints clean
+.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-peers constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -30,11 +30,19 @@ format: $(READY) ## rewrite the code in the house's style
 train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER trainer=gpu"
 	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
 
+release-weights: $(READY) ## train the shipped weights, or go on: make release-weights args="data.root=FOLDER"
+	ls runs/release/*/network.safetensors > /dev/null 2>&1 || \
+	    $(BIN)/python -m moceir.cli.train experiment=release resume=latest $(args)
+	$(BIN)/python -m moceir.cli.train experiment=release_fine resume=latest $(args)
+
 notebook: $(READY) ## run the notebook on routing and keep its figures in docs/images
 	$(BIN)/python notebooks/render.py
 
 bench: $(READY) ## speed and memory of restoring and training, in docs/performance.json, too
 	$(BIN)/python benchmarks/speed.py $(args)
+
+bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
+	$(BIN)/python benchmarks/peers.py $(args)
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)

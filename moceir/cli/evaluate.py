@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Data, Device, MacBudget, Override, PostFilter, TopK, Weights, load, load_sources
+from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources
+from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
 from moceir.data.images import write_atomically
@@ -33,9 +34,13 @@ def evaluate(
         list[float], typer.Option(help="Gaussian noise, 0–255 scale; repeatable. Default: 15 25 50.")
     ] = [],
     poisson: Annotated[list[float], typer.Option(help="Poisson noise: mean photons of white; repeatable.")] = [],
+    degradation: Annotated[
+        str | None, typer.Option(help="The validation degradations of a file in conf/degradation, too.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
-    mac_budget: MacBudget = 0.0,
-    post_filter: PostFilter = False,
+    mac_budget: Annotated[
+        list[float], typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit; repeatable.")
+    ] = [0.0],
     device: Device = "cpu",
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out datasets that are not there.")] = (
         False
@@ -44,39 +49,59 @@ def evaluate(
 ) -> None:
     """Restore pictures, after adding noise to clean ones, and compare.
 
-    Blind: the network is not told the noise. The noise is neither clipped nor rounded; PSNR and SSIM are means over
-    pictures, of RGB in [0, 1], without rounding unless the filter is on. Of a dataset that keeps scenes for
-    measuring (PolyU), only those are taken.
+    Blind: the network is not told the noise. The noise is neither clipped nor rounded, unless the degradation says
+    so. PSNR and SSIM are means over pictures, of RGB in [0, 1]: as the network leaves them, and in 8 bits after the
+    bilateral filter. Of a dataset that keeps scenes for measuring (PolyU), only those are taken.
     """
     sources = load_sources(data, override)
     sets = []
     for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
-    engine = Engine(load(weights, topk), mac_budget=mac_budget or None, device=device)
-    if not sigma and not poisson:
+    network = load(weights, topk)
+    engines = {budget: Engine(network, mac_budget=budget or None, device=device) for budget in mac_budget}
+    if not sigma and not poisson and degradation is None:
         sigma = [15, 25, 50]
     degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}
     degradations |= {f"Poisson scale={scale:g}": PoissonNoise(scale=scale) for scale in poisson}
+    if degradation is not None:
+        degradations |= build("data.validation_degradations", [f"degradation={degradation}", *override])
 
+    progress = Console(stderr=True)
+    count = len(WholePictures(sets=sets, degradations=degradations, seed=seed))
+    scores: dict[float, list[Score]] = {}
+    for budget, engine in engines.items():
+        restored = scores_of(engine, sets, degradations, seed=seed)
+        scores[budget] = list(track(restored, total=count, description="evaluating", console=progress))
     console = Console()
-    scores = list(
-        track(
-            scores_of(engine, sets, degradations, seed=seed, post_filter=post_filter),
-            total=len(WholePictures(sets=sets, degradations=degradations, seed=seed)),
-            description="evaluating",
-            console=Console(stderr=True),
+    if not console.is_terminal:
+        console.width = 120
+    for budget, found in scores.items():
+        table = _table(found)
+        table.title = f"{escape(str(root))}, {f'within {budget:g} GMACs' if budget else 'any route'}"
+        table.caption = (
+            f"blind; seed {seed}; PSNR in dB, filtered: after the bilateral filter; GMACs at 1280×720; "
+            "experts: in how many % of the layers each was taken"
         )
-    )
-    table = Table(title=escape(str(root)), title_justify="left", title_style="bold")
+        console.print(table)
+    if json_file is not None:
+        rows = [{"mac_budget": budget, **one._asdict()} for budget, found in scores.items() for one in found]
+        write_atomically(json_file, json.dumps(rows, indent=1).encode())
+
+
+def _table(scores: list[Score]) -> Table:
+    """Means by dataset and task."""
+    table = Table(title_justify="left", title_style="bold")
     for column in ("dataset", "task"):
         table.add_column(column, no_wrap=True)
-    for column in ("pictures", "degraded PSNR", "PSNR", "SSIM", "GMACs at 720p"):
+    for column in ("pictures", "degraded", "PSNR", "SSIM", "filtered", "SSIM", "GMACs", "experts"):
         table.add_column(column, justify="right")
-    rows: dict[tuple[str, str], list[Score]] = {}
+    groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        rows.setdefault((score.name.partition("/")[0], score.task), []).append(score)
-    for (dataset, task), group in rows.items():
+        groups.setdefault((score.name.partition("/")[0], score.task), []).append(score)
+    highest = max(max(score.experts) for score in scores)
+    for (dataset, task), group in groups.items():
+        taken = [expert for score in group for expert in score.experts]
         table.add_row(
             dataset,
             task,
@@ -84,12 +109,9 @@ def evaluate(
             f"{fmean(score.degraded_psnr for score in group):.2f}",
             f"{fmean(score.psnr for score in group):.2f}",
             f"{fmean(score.ssim for score in group):.4f}",
+            f"{fmean(score.filtered_psnr for score in group):.2f}",
+            f"{fmean(score.filtered_ssim for score in group):.4f}",
             f"{fmean(score.gmacs for score in group):.2f}",
+            " ".join(f"{100 * taken.count(expert) / len(taken):.0f}" for expert in range(highest + 1)),
         )
-    table.caption = (
-        f"blind; noise unclipped, seed {seed}; filter {'on' if post_filter else 'off'}; "
-        f"MAC budget {f'{mac_budget:g} G' if mac_budget else 'none'}"
-    )
-    console.print(table)
-    if json_file is not None:
-        write_atomically(json_file, json.dumps([score._asdict() for score in scores], indent=1).encode())
+    return table

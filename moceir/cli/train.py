@@ -22,7 +22,7 @@ from moceir.inference.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
 from moceir.network.unet import MoCEIR
 from moceir.training.module import RestorationModule
-from moceir.training.stages import previous_weights
+from moceir.training.stages import previous_weights, unfinished
 from moceir.training.sweep import SUMMARY
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,9 @@ def train(config: DictConfig) -> float:
     """
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
+    if config.resume == "latest":
+        checkpoint = unfinished(Path(config.paths.runs), config.name)
+        config.resume = None if checkpoint is None else str(checkpoint)
     if config.resume:  # the best checkpoint so far counts on
         config.paths.checkpoints = str(Path(config.resume).parent)
     seed_everything(config.seed, workers=True)

@@ -45,9 +45,12 @@ from moceir.network.unet import MoCEIR, Restoration, check_pictures
 #: Numbers in a region of a map at most, if that are rows enough: a few such maps fit into a processor's last cache.
 REGION_SIZE = 64 * 1280 * 8
 
-#: Pictures of more pixels, whose maps would not fit, have two of the largest computed twice rather than kept: the first
-#: level's for the decoder, and there the shared experts' values for the cross-attention.
+#: In pictures of more pixels, the decoder's last level computes the shared experts' values twice rather than keep them
+#: for the cross-attention, and memory is given back early.
 LEAN_FROM = 8_000_000
+
+#: In pictures of more pixels, the encoder's first level, too, is computed once more when the decoder needs it.
+REREAD_FROM = 14_000_000
 
 Write = Callable[[Region, Tensor], None]
 """Takes a region of a map."""
@@ -245,7 +248,7 @@ class Engine:
                 if level == 0:
                     reread = partial(block.update, reread, attend=attend)
             deeper = fresh(level + 1)
-            again = level == 0 and lean
+            again = level == 0 and height * width > REREAD_FROM
             for region in deeper.regions:
                 if again:
                     current.forget(region.doubled().top - 1)
@@ -373,12 +376,13 @@ class Engine:
                 base += block.router.features.weight.numel() + block.router.frequency.weight.numel()
                 experts.append(tuple(macs(level, e.work) + window_macs(e.mixer, height, width) for e in block.experts))
         if math.prod(size) > LEAN_FROM:
+            base += sum(macs(0, block.values_work) for block in self.decoder[-1])
+        if math.prod(size) > REREAD_FROM:
             margin = 0
             for encoder_block in reversed(self.encoder[0]):
                 base += macs(0, widened(encoder_block.update_work, margin))
                 margin += encoder_block.REACH
             base += kernel_macs(self.embed, [region.grow(margin) for region in levels[0]])
-            base += sum(macs(0, block.values_work) for block in self.decoder[-1])
         return RouteCosts(base + POST_FILTER_MACS_PER_PIXEL * math.prod(size), tuple(experts))
 
 

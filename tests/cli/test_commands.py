@@ -74,14 +74,32 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
     save_network(MoCEIR(), tmp_path / "identity.safetensors")
     arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "identity.safetensors")]
     output = ["--json", str(tmp_path / "new" / "s.json")]
-    run = CliRunner().invoke(app, [*arguments, "--sigma", "10", "--poisson", "100", *output])
+    run = CliRunner().invoke(app, [*arguments, "--sigma", "10", "--poisson", "100", "--mac-budget", "28", *output])
     assert run.exit_code == 0, run.output
     gaussian, poisson = json.loads((tmp_path / "new" / "s.json").read_text())
     assert gaussian["task"] == "Gaussian σ=10"
     assert gaussian["degraded_psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
     assert gaussian["psnr"] == pytest.approx(gaussian["degraded_psnr"], abs=0.2)  # but clamped
     assert poisson["task"] == "Poisson scale=100"
-    assert "filter off" in run.output
+    assert gaussian["gmacs"] <= 28
+    assert len(gaussian["experts"]) == 7
+    assert "within 28 GMACs" in run.output
+
+
+def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "clean" / "a.png", photograph)
+    save_network(MoCEIR(), tmp_path / "identity.safetensors")
+    arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "identity.safetensors")]
+    both = ["--degradation", "benchmark", "--mac-budget", "0", "--mac-budget", "28", "--json", str(tmp_path / "s.json")]
+    run = CliRunner().invoke(app, [*arguments, *both])
+    assert run.exit_code == 0, run.output
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert len(scores) == 2 * 9
+    by_task = {score["task"]: score for score in scores}
+    assert by_task["clean"]["psnr"] > 100  # dB: left alone
+    assert by_task["clean"]["filtered_psnr"] < 60  # by the network, not by the filter
+    noisy, stored = by_task["Gaussian σ=25"], by_task["Gaussian σ=25, 8 bits"]
+    assert 0 < stored["degraded_psnr"] - noisy["degraded_psnr"] < 3  # clipped noise is less
 
 
 def test_demo_improves_the_photograph(tmp_path: Path) -> None:

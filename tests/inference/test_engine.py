@@ -61,6 +61,7 @@ def test_any_size_in_any_regions(
 ) -> None:
     if lean:
         monkeypatch.setattr(engine_module, "LEAN_FROM", 0)
+        monkeypatch.setattr(engine_module, "REREAD_FROM", 0)
     network = make_network(**SMALL)
     assert sum(len(regions) for regions in Engine(network)._levels(200, 64)) > 12
     same(network, pictures(1, *size))
@@ -104,6 +105,7 @@ def test_its_costs_are_what_torch_counts(
 ) -> None:
     if lean:
         monkeypatch.setattr(engine_module, "LEAN_FROM", 0)
+        monkeypatch.setattr(engine_module, "REREAD_FROM", 0)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # its fused operations are not counted
     network = make_network(**SMALL, **arguments)
     engine = Engine(network)

@@ -1,0 +1,101 @@
+"""The shipped network and the published blind colour DnCNN on the same noisy pictures: `make bench-peers`.
+
+CDnCNN-B (Zhang et al., Beyond a Gaussian Denoiser, TIP 2017): twenty 3×3 convolutions with ReLUs in between, which give
+the noise. Its file has ``conv{0…19}.weight`` and ``.bias`` in torch's order, converted from the authors' model
+GD_Color_Blind.mat.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from speed import best, live_peak
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from moceir import load_pretrained
+from moceir.cli.options import load_sources
+from moceir.data.datasets import PairSet, WholePictures
+from moceir.data.degradations import Degradation, GaussianNoise
+from moceir.data.mixture import find_sets
+from moceir.inference.allocator import keep_freed_memory
+from moceir.inference.engine import Engine
+
+
+class DnCNN:
+    """Restores (B, 3, H, W) in [0, 1]."""
+
+    def __init__(self, path: Path) -> None:
+        weights = safetensors.torch.load_file(path)
+        self.layers = [
+            (weights[f"conv{i}.weight"].contiguous(memory_format=torch.channels_last), weights[f"conv{i}.bias"])
+            for i in range(20)
+        ]
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        noise = x.contiguous(memory_format=torch.channels_last)
+        for index, (weight, bias) in enumerate(self.layers):
+            noise = F.conv2d(noise.relu_() if index > 1 else noise.relu() if index else noise, weight, bias, padding=1)
+        return x - noise
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, required=True, help="a folder of clean pictures")
+    parser.add_argument("--cdncnn", type=Path, required=True, help="CDnCNN-B's weights")
+    options = parser.parse_args()
+    keep_freed_memory()
+    engine, dncnn = Engine(load_pretrained(), mac_budget=30.0), DnCNN(options.cdncnn)
+    peers: dict[str, Callable[[Tensor], Tensor]] = {
+        "moceir, ≤ 30 G": lambda x: engine.restore_and_route(x).image,
+        "CDnCNN-B": dncnn,
+    }
+
+    sources = load_sources("photographs", [])
+    found = find_sets(options.pictures, sources, allow_missing=False)["photographs"]
+    levels = (15, 25, 50)
+    noises: dict[str, Degradation] = {str(level): GaussianNoise(sigmas=[level]) for level in levels}
+    pictures = WholePictures(
+        sets=[PairSet("pictures", found.pairs, sources["photographs"].task)], degradations=noises, seed=0
+    )
+    scores: dict[tuple[str, str], list[float]] = {}
+    for index in track(range(len(pictures)), console=Console(stderr=True)):
+        sample = pictures[index]
+        for name, restore in peers.items():
+            restored = restore(sample.degraded[None]).clamp(0, 1)[0]
+            score = float(peak_signal_noise_ratio(restored, sample.clean, data_range=1.0))
+            scores.setdefault((name, sample.task), []).append(score)
+
+    title = f"{options.pictures.name}: PSNR in dB, blind; what 1280×720 cost"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    columns = ("", *(f"σ = {level}" for level in levels), "GMACs", "seconds", "live tensors")
+    for column in columns:
+        table.add_column(column, justify="right")
+    noisy = torch.rand(1, 3, 720, 1280)
+    route = engine.route_costs.of(torch.stack([r.experts for r in engine.restore_and_route(noisy).routings]))
+    with FlopCounterMode(display=False) as counter:
+        dncnn(noisy)
+    gmacs = {"moceir, ≤ 30 G": float(route[0]) / 1e9, "CDnCNN-B": counter.get_total_flops() / 2e9}
+    for name, restore in peers.items():
+        psnr = [sum(scores[name, str(level)]) / len(scores[name, str(level)]) for level in levels]
+        seconds, live = best(lambda: restore(noisy), 5), live_peak(lambda: restore(noisy))  # noqa: B023
+        table.add_row(
+            name, *(f"{score:.2f}" for score in psnr), f"{gmacs[name]:.1f}", f"{seconds:.2f}", f"{live / 1e6:.0f} MB"
+        )
+    Console(width=112).print(table)
+
+
+if __name__ == "__main__":
+    main()
