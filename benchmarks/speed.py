@@ -135,7 +135,7 @@ def measure_exactness() -> dict[str, float]:
     lean = engine.restore_and_route(noisy).image
     clean = read_image(sample_photograph("astronaut.png"))
     degraded = (clean + torch.randn(clean.shape).numpy() * 25).clip(0, 255).astype("uint8")
-    tiled = {side: Restorer(load_pretrained(), post_filter=False, tile=side).restore(degraded) for side in (None, 256)}
+    tiled = {side: Restorer(load_pretrained(), tile=side).restore(degraded) for side in (None, 256)}
     whole, tiles = (torch.from_numpy(picture).float() for picture in tiled.values())
 
     def psnr(one: Tensor, other: Tensor) -> float:

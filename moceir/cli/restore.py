@@ -22,7 +22,7 @@ def restore(
     topk: TopK = None,
     format: Annotated[str | None, typer.Option(help="png, jpg, webp, bmp or tiff. Default: as the input.")] = None,
     mac_budget: MacBudget = 30.0,
-    post_filter: PostFilter = True,
+    post_filter: PostFilter = False,
     device: Device = "cpu",
     tile: Annotated[
         int | None,

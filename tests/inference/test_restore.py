@@ -15,15 +15,17 @@ from moceir.inference.restore import plan
 Make = Callable[..., MoCEIR]
 
 
-def test_restoring_is_network_then_rounding_then_filter(make_network: Make, photograph: np.ndarray) -> None:
+def test_restoring_is_network_then_rounding_then_the_filter_if_asked(
+    make_network: Make, photograph: np.ndarray
+) -> None:
     network = make_network()
     x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         restored = (network(x)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    plain = Restorer(network, mac_budget=None, post_filter=False).restore(photograph)
+    plain = Restorer(network, mac_budget=None).restore(photograph)
     assert np.abs(plain.astype(int) - restored).max() <= 1  # what lies between two levels may be rounded either way
     assert (plain != restored).mean() < 1e-3
-    filtered = Restorer(network, mac_budget=None).restore(photograph)
+    filtered = Restorer(network, mac_budget=None, post_filter=True).restore(photograph)
     expected = cv2.bilateralFilter(np.ascontiguousarray(plain), d=3, sigmaColor=10, sigmaSpace=10)
     assert np.array_equal(filtered, expected)
     assert not np.array_equal(filtered, plain)
@@ -52,7 +54,7 @@ def test_unknown_device_is_explained() -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".PNG"])
 def test_every_format_in_and_out(photograph: np.ndarray, tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"in{suffix}", photograph)
-    Restorer(MoCEIR(), post_filter=False).restore_file(tmp_path / f"in{suffix}", tmp_path / "new" / f"out{suffix}")
+    Restorer(MoCEIR()).restore_file(tmp_path / f"in{suffix}", tmp_path / "new" / f"out{suffix}")
     restored = read_image(tmp_path / "new" / f"out{suffix}")
     assert restored.shape == photograph.shape
     lossless = suffix.lower() not in (".jpg", ".jpeg")
