@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -150,11 +152,11 @@ def measure_exactness() -> dict[str, float]:
     }
 
 
-def measure_training() -> dict[str, float]:
-    """Samples a second of 8×3×128×128, in plain form and as it is, in turns."""
+def measure_training(batch: int) -> dict[str, float]:
+    """Samples a second of ``batch``×3×128×128, in plain form and as it is, in turns."""
     keep_freed_memory()
     torch.manual_seed(0)
-    degraded, clean = torch.rand(2, 8, 3, 128, 128)
+    degraded, clean = torch.rand(2, batch, 3, 128, 128)
     forms = {}
     for name, form in {"plain": plain_form, "present": nullcontext}.items():
         network = MoCEIR().train()
@@ -171,13 +173,19 @@ def measure_training() -> dict[str, float]:
                 loss.backward()
                 optimizer.step()
             seconds[name].append(time.perf_counter() - start)
-    return {name: 8 / min(times[1:]) for name, times in seconds.items()}
+    return {name: batch / min(times[1:]) for name, times in seconds.items()}
 
 
-def in_a_process(function: str, *arguments: int) -> dict:
-    """Run a measurement in a fresh process, so that memory is its own."""
+def in_processes(count: int, function: str, *arguments: int, threads: int) -> list[dict]:
+    """Run a measurement in fresh processes at once, so that memory is their own."""
     command = [sys.executable, __file__, "--only", function, *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with ThreadPoolExecutor(count) as pool:
+        running = [
+            pool.submit(subprocess.run, command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        return [json.loads(process.result().stdout.splitlines()[-1]) for process in running]
 
 
 def main() -> None:
@@ -191,9 +199,11 @@ def main() -> None:
         return
     console = Console(width=112)
     network, engine = MoCEIR(), Engine(MoCEIR())
+    cores = torch.get_num_threads()
+    in_a_process = partial(in_processes, 1, threads=cores)
     report: dict[str, object] = {
         "processor": platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores,
         "torch": torch.__version__,
         "gmacs_720p": {
             name: [round((c.base + sum(layer[e] for layer in c.experts)) / 1e9, 3) for e in range(4)]
@@ -207,7 +217,7 @@ def main() -> None:
     sizes: dict[str, object] = {}
     for name, (height, width, count) in SIZES.items():
         bound = OPERATIONS_PER_PIXEL * height * width / matrix_product_rate()
-        measured = in_a_process("measure_size", height, width, count)
+        (measured,) = in_a_process("measure_size", height, width, count)
         sizes[name] = {"height": height, "width": width, "bound": bound, **measured}
         live, resident = measured["live"], measured["resident"]
         table.add_row(
@@ -219,9 +229,12 @@ def main() -> None:
             f"{resident / 1e6:.0f} MB",
         )
     report["sizes"] = sizes
-    report["network_720p"] = network_720p = in_a_process("measure_network")
-    report["exactness"] = exactness = in_a_process("measure_exactness")
-    report["training_samples_per_second"] = training = in_a_process("measure_training")
+    (network_720p,) = in_a_process("measure_network")
+    (exactness,) = in_a_process("measure_exactness")
+    (training,) = in_a_process("measure_training", 8)
+    each = in_processes(cores, "measure_training", max(1, 8 // cores), threads=1)
+    training |= {f"{name}, a process per core": sum(rates[name] for rates in each) for name in training}
+    report |= {"network_720p": network_720p, "exactness": exactness, "training_samples_per_second": training}
     console.print(table)
     console.print(
         f"720p with routing: plain form {network_720p['plain']:.2f} s, network {network_720p['network']:.2f} s, "
@@ -233,8 +246,9 @@ def main() -> None:
         f"{exactness['tiles_psnr']:.2f} instead of {exactness['whole_psnr']:.2f} dB from the truth"
     )
     console.print(
-        f"training, 8×128×128: plain form {training['plain']:.1f} samples a second, present {training['present']:.1f} "
-        f"({training['present'] / training['plain']:.2f} times)"
+        f"training, 128×128 samples a second: plain form {training['plain']:.1f}, present {training['present']:.1f}; "
+        f"one process per core: {training['plain, a process per core']:.1f}, "
+        f"{training['present, a process per core']:.1f}"
     )
     write_atomically(options.json, json.dumps(report, indent=1).encode())
 
