@@ -159,7 +159,12 @@ def plot_usage(observations: Sequence[Observation], network: MoCEIR) -> Figure:
         tally.add([one.task], one.experts[:, None], network.route_costs)
     layers = layer_names(network)
     figure, axes = plt.subplots(
-        1, len(tally.counts), figsize=(1.2 + 1.5 * len(tally.counts), 3.2), sharey=True, squeeze=False
+        1,
+        len(tally.counts),
+        figsize=(1.2 + 1.5 * len(tally.counts), 3.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for panel, task in zip(axes[0], tally.counts, strict=True):
         image = panel.imshow(tally.shares(task).numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
@@ -182,7 +187,7 @@ def plot_logits(series: Mapping[float, Sequence[Observation]], network: MoCEIR, 
     import matplotlib.pyplot as plt
 
     layers = layer_names(network)
-    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.6), sharey=True)
+    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.4), sharey=True, layout="constrained")
     means = torch.stack([torch.stack([o.logits.softmax(dim=1) for o in seen]).mean(dim=0) for seen in series.values()])
     for number, (panel, layer) in enumerate(zip(axes, layers, strict=True)):
         for expert in range(network.num_experts):
@@ -191,9 +196,8 @@ def plot_logits(series: Mapping[float, Sequence[Observation]], network: MoCEIR, 
         panel.set_title(layer, fontsize=8)
         panel.grid(linewidth=0.3)
     axes[0].set_ylabel("change in probability")
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.supxlabel(strength, fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -203,7 +207,7 @@ def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure
 
     layers = layer_names(network)
     logits = torch.stack([o.logits for o in observations], dim=1)
-    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.6), sharey=True)
+    figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.4), sharey=True, layout="constrained")
     places = np.arange(network.num_experts)
     for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
         importance, load = expert_statistics(of_layer, of_layer, complexity, network.config["topk"])
@@ -212,9 +216,8 @@ def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure
         panel.set_title(layer, fontsize=8)
         panel.set_xticks(places)
     axes[0].set_ylabel("share")
-    axes[-1].legend(fontsize=7)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.supxlabel("expert", fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -227,14 +230,13 @@ def plot_entropy(observations: Sequence[Observation], network: MoCEIR) -> Figure
     """Mean entropy of the routers, layer by layer, for each task, in bits."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 2.8))
+    figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
     for task, seen in by_task(observations).items():
         axes.plot(layer_names(network), torch.stack([o.entropy for o in seen]).mean(dim=0).numpy(), ".-", label=task)
     axes.axhline(np.log2(network.num_experts), color="grey", linewidth=0.7, linestyle="--")
     axes.set_ylim(0, 1.1 * np.log2(network.num_experts))
     axes.set_ylabel("entropy, bits")
     axes.legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 
@@ -242,7 +244,7 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
     """What it does to PSNR and cost when every layer must take one expert, beside what the routers choose."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3))
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     choices = {"routed": free} | {f"all {expert}": seen for expert, seen in forced.items()}
     for task in by_task(free):
         groups = [by_task(seen)[task] for seen in choices.values()]
@@ -261,7 +263,6 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
     axes.set_ylabel("PSNR against routed, dB")
     axes.grid(linewidth=0.3)
     axes.legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 
