@@ -95,7 +95,7 @@ def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_
     run = CliRunner().invoke(app, [*arguments, *both])
     assert run.exit_code == 0, run.output
     scores = json.loads((tmp_path / "s.json").read_text())
-    assert len(scores) == 2 * 9
+    assert len(scores) == 2 * 11
     by_task = {score["task"]: score for score in scores}
     assert by_task["clean"]["psnr"] > 100  # dB: left alone
     assert by_task["clean"]["filtered_psnr"] < 60  # by the network, not by the filter
