@@ -28,7 +28,7 @@ class Restorer:
     Args:
         network: what restores.
         mac_budget: GMACs at 1280×720 that no picture's route may exceed, filter included; None for no limit.
-        post_filter: whether the bilateral filter (design document, eq. 18) follows the network; with the shipped
+        post_filter: whether the bilateral filter (design document, eq. 17) follows the network; with the shipped
             weights PSNR is higher without.
         device: where to run, for example ``"cpu"`` or ``"cuda"``.
         tile: restore in overlapping tiles of so many pixels a side; None for whole pictures. Tiles bound the memory
