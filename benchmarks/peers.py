@@ -28,8 +28,8 @@ from moceir.cli.options import load_sources
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise
 from moceir.data.mixture import find_sets
-from moceir.inference.allocator import keep_freed_memory
-from moceir.inference.engine import Engine
+from moceir.engine.allocator import keep_freed_memory
+from moceir.engine.schedule import Engine
 
 
 class DnCNN:

@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from moceir.network import blocks, layers
-from moceir.network.routing import Routing
+from moceir.networks import blocks, layers
+from moceir.networks.routing import Routing
 
 
 def normalise(norm: layers.ChannelNorm, x: Tensor) -> Tensor:

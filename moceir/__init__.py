@@ -3,6 +3,17 @@
 from moceir import complexity
 from moceir.inference.restore import Restorer
 from moceir.inference.weights import load_network, load_pretrained, save_network
-from moceir.network.unet import MoCEIR, Restoration
+from moceir.networks.interface import Restoration
+from moceir.networks.moce_ir import MoCEIR
+from moceir.networks.naf import NAFNet
 
-__all__ = ["MoCEIR", "Restoration", "Restorer", "complexity", "load_network", "load_pretrained", "save_network"]
+__all__ = [
+    "MoCEIR",
+    "NAFNet",
+    "Restoration",
+    "Restorer",
+    "complexity",
+    "load_network",
+    "load_pretrained",
+    "save_network",
+]

@@ -26,8 +26,11 @@ from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
-from moceir.network.budget import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE, covered_pixels, padded_size
-from moceir.network.unet import MoCEIR
+from moceir.networks.costs import padded_size
+from moceir.networks.experts import covered_pixels
+from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
+from moceir.networks.routing import FrequencyEmbedding, Router
+from moceir.networks.unet import UNet
 
 _CONV_MATMUL = {"conv", "linear", "matmul", "scaled_dot_product_attention"}
 #: Operators whose cost grows with the windows that cover a picture, not with the picture.
@@ -110,7 +113,7 @@ class Complexity:
         }
 
 
-def count_macs(network: MoCEIR, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
+def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
     """Count a network's parameters and multiply-adds on one 3×H×W picture.
 
     Every operation's cost is constant, or grows with the picture's area (rounded up to what the network pads to), or
@@ -121,77 +124,65 @@ def count_macs(network: MoCEIR, size: tuple[int, int] = REFERENCE_SIZE) -> Compl
         network: what to count; it is not changed.
         size: height and width in pixels.
     """
-    latent = len(network.down)
-    # The deepest windows lie at half the padding's scale.
-    side = math.lcm(1 << latent, *(window << latent - 1 for window in network.config["window_sizes"]))
+    parts = list(network.parts())
+    levels = len(network.down)
+    side = math.lcm(
+        1 << levels, *(part.module.alignment << part.level for part in parts if hasattr(part.module, "alignment"))
+    )
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
-    height, width = padded_size(latent, size)
-    images = network.num_experts  # image i took expert i, so what is not an expert was counted that many times
+    height, width = padded_size(levels, size)
+    images = max(1, network.num_experts)  # image i took expert i, so what is not an expert was counted that many times
 
     def of_area(name: str) -> Cost:
         (one, _), (two, _) = small[name], large[name]
         return one + (two - one).scaled(height * width - side**2, side**2)
 
-    parts: dict[str, Part] = {}
+    rows: dict[str, Part] = {}
     rest = of_area("network")  # what no part holds: the input added to the output
-    routing = of_area("frequency").scaled(1, images)
+    routing = Cost()
     experts = []
-    for name, module in _parts(network):
+    for name, _, level, module in parts:
         cost = of_area(name)
         rest -= cost
-        if name.startswith("decoder."):
-            level = latent - 1 - int(name.split(".")[1])
+        if hasattr(module, "experts"):
             layer = []
-            for index, window in enumerate(network.config["window_sizes"]):
-                expert = f"{name}.moce.experts.{index}"
-                covered = covered_pixels(height >> level, width >> level, window)
-                windowed = small[expert][1].scaled(covered, side**2 >> 2 * level)
-                layer.append(Part(_parameters(network.get_submodule(expert)), of_area(expert) + windowed))
-                cost -= of_area(expert)
+            for expert in module.experts:
+                of_expert = next(path for path, child in network.named_modules() if child is expert)
+                covered = covered_pixels(height >> level, width >> level, expert.mixer.window)
+                windowed = small[of_expert][1].scaled(covered, side**2 >> 2 * level)
+                layer.append(Part(_parameters(expert), of_area(of_expert) + windowed))
+                cost -= of_area(of_expert)
             experts.append(tuple(layer))
-            routing += of_area(f"{name}.moce.router").scaled(1, images)
-        parts[name] = Part(_parameters(module), cost.scaled(1, images))
-    parts["residual"] = Part(0, rest.scaled(1, images))
+        for path, child in network.named_modules():
+            if isinstance(child, Router | FrequencyEmbedding) and f"{path}.".startswith(f"{name}."):
+                routing += of_area(path).scaled(1, images)
+        rows[name] = Part(_parameters(module), cost.scaled(1, images))
+    rows["residual"] = Part(0, rest.scaled(1, images))
     post_filter = POST_FILTER_MACS_PER_PIXEL * math.prod(size)
-    return Complexity(size, parts, routing, tuple(experts), Cost(post_filter, post_filter), network.topk)
+    return Complexity(size, rows, routing, tuple(experts), Cost(post_filter, post_filter), network.topk)
 
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _parts(network: MoCEIR) -> list[tuple[str, nn.Module]]:
-    """The network's layers and blocks in the order they run, by the names of its modules."""
-
-    def blocks(name: str) -> list[str]:
-        return [f"{name}.{child}" for child, _ in network.get_submodule(name).named_children()]
-
-    names = ["embed"]
-    for level in range(len(network.down)):
-        names += [*blocks(f"encoder.{level}"), f"down.{level}"]
-    names += [*blocks("latent"), "frequency"]
-    for step in range(len(network.up)):
-        names += [f"up.{step}", f"fuse.{step}", *blocks(f"decoder.{step}")]
-    names += [*blocks("refinement"), "output"]
-    return [(name, network.get_submodule(name)) for name in names]
-
-
 class _EachExpert(nn.Module):
-    """The network on n pictures, of which picture i takes expert i in every layer."""
+    """The network on n pictures, of which picture i takes expert i in every layer; on one, if there are no experts."""
 
-    def __init__(self, network: MoCEIR) -> None:
+    def __init__(self, network: UNet) -> None:
         super().__init__()
         self.network = network
-        self.route = torch.arange(network.num_experts).expand(network.num_layers, -1)[..., None]
+        every = torch.arange(network.num_experts).expand(network.num_layers, -1)[..., None]
+        self.route = every if network.num_layers else None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x, experts=self.route)
 
 
-def _count(network: MoCEIR, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
+def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
     """Module name -> work by area and work by windows, of n pictures of the given size, one for each expert."""
     device = next(network.parameters()).device
-    pictures = torch.zeros(network.num_experts, 3, *size, device=device)
+    pictures = torch.zeros(max(1, network.num_experts), 3, *size, device=device)
     training = network.training
     counter = FlopCountAnalysis(_EachExpert(network.eval()), pictures)
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLERS)

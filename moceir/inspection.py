@@ -21,9 +21,9 @@ from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
-from moceir.network.budget import RouteCosts
-from moceir.network.routing import Router, expert_statistics
-from moceir.network.unet import MoCEIR
+from moceir.networks.routes import RouteCosts
+from moceir.networks.routing import Router, expert_statistics
+from moceir.networks.unet import UNet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ class Observation(NamedTuple):
 
 @torch.inference_mode()
 def observe(
-    network: MoCEIR,
+    network: UNet,
     pictures: PairSet,
     degradations: Mapping[str, Degradation],
     *,
@@ -114,9 +114,9 @@ def observe(
     for degraded, clean, task, name in _samples(WholePictures(sets=[pictures], degradations=degradations, seed=seed)):
         forced = None
         if expert is not None:
-            forced = torch.full((network.num_layers, 1, network.config["topk"]), expert)
+            forced = torch.full((network.num_layers, 1, network.topk), expert)
         restoration = network.restore_and_route(degraded[None].to(device), experts=forced)
-        route = torch.stack([routing.experts for routing in restoration.routings])
+        route = restoration.route
         restored = restoration.image[0].clamp(0, 1).cpu()
         observations.append(
             Observation(
@@ -144,13 +144,16 @@ def by_task(observations: Sequence[Observation]) -> dict[str, list[Observation]]
     return groups
 
 
-def layer_names(network: MoCEIR) -> list[str]:
+def layer_names(network: UNet) -> list[str]:
     """Of the MoCE layers in the order they run: level (2 is a quarter of the resolution) and block."""
-    blocks = network.config["num_decoder_blocks"]
-    return [f"level {level}.{block}" for level in reversed(range(len(blocks))) for block in range(blocks[level])]
+    return [
+        f"level {part.level}.{part.name.rpartition('.')[2]}"
+        for part in network.parts()
+        if hasattr(part.module, "experts")
+    ]
 
 
-def plot_usage(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
     """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
     import matplotlib.pyplot as plt
 
@@ -176,7 +179,7 @@ def plot_usage(observations: Sequence[Observation], network: MoCEIR) -> Figure:
     return figure
 
 
-def plot_logits(series: Mapping[float, Sequence[Observation]], network: MoCEIR, strength: str) -> Figure:
+def plot_logits(series: Mapping[float, Sequence[Observation]], network: UNet, strength: str) -> Figure:
     """How the routers' mean probabilities move with a degradation's strength from where they were, layer by layer.
 
     Args:
@@ -201,7 +204,7 @@ def plot_logits(series: Mapping[float, Sequence[Observation]], network: MoCEIR, 
     return figure
 
 
-def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
     """Importance and load of each expert (eqs. 5 to 8), shares of one, beside the bias that weighs importance."""
     import matplotlib.pyplot as plt
 
@@ -210,7 +213,7 @@ def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure
     figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.4), sharey=True, layout="constrained")
     places = np.arange(network.num_experts)
     for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
-        importance, load = expert_statistics(of_layer, of_layer, complexity, network.config["topk"])
+        importance, load = expert_statistics(of_layer, of_layer, complexity, network.topk)
         for shift, values, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
             panel.bar(places + shift, (values / values.sum()).numpy(), 0.25, label=label)
         panel.set_title(layer, fontsize=8)
@@ -221,12 +224,12 @@ def plot_balance(observations: Sequence[Observation], network: MoCEIR) -> Figure
     return figure
 
 
-def complexities(network: MoCEIR) -> list[Tensor]:
+def complexities(network: UNet) -> list[Tensor]:
     """Parameters of each expert over those of the largest, (n,) for each layer in the order they run."""
-    return [module.complexity.cpu() for module in network.decoder.modules() if isinstance(module, Router)]
+    return [module.complexity.cpu() for module in network.modules() if isinstance(module, Router)]
 
 
-def plot_entropy(observations: Sequence[Observation], network: MoCEIR) -> Figure:
+def plot_entropy(observations: Sequence[Observation], network: UNet) -> Figure:
     """Mean entropy of the routers, layer by layer, for each task, in bits."""
     import matplotlib.pyplot as plt
 

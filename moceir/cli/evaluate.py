@@ -19,7 +19,7 @@ from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
 from moceir.data.images import write_atomically
 from moceir.data.mixture import find_sets
-from moceir.inference.engine import Engine
+from moceir.engine.schedule import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
 
@@ -59,7 +59,9 @@ def evaluate(
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = load(weights, topk)
-    engines = {budget: Engine(network, mac_budget=budget or None, device=device) for budget in mac_budget}
+    engines = {budget: Engine(network, device=device) for budget in mac_budget}
+    for budget, engine in engines.items():
+        engine.mac_budget = budget or None
     if not sigma and not poisson and degradation is None:
         sigma = [15, 25, 50]
     degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from moceir.cli.options import TopK, Weights, load
 from moceir.complexity import Complexity, Cost, count_macs
-from moceir.inference.engine import Engine
-from moceir.network.budget import REFERENCE_SIZE, RouteCosts
+from moceir.engine.schedule import Engine
+from moceir.networks.routes import REFERENCE_SIZE, RouteCosts
 
 
 def macs(

@@ -15,7 +15,7 @@ from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
 from moceir.cli.sweep import sweep
-from moceir.inference.allocator import keep_freed_memory
+from moceir.engine.allocator import keep_freed_memory
 
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",

@@ -10,7 +10,7 @@ import typer
 from moceir.config import build
 from moceir.data.sources import Source
 from moceir.inference.weights import load_network, load_pretrained
-from moceir.network.unet import MoCEIR
+from moceir.networks.unet import UNet
 
 Weights = Annotated[
     Path | None,
@@ -42,7 +42,7 @@ def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
     return build("data.sets", [f"data={data}", *overrides])
 
 
-def load(weights: Path | None, topk: int | None) -> MoCEIR:
+def load(weights: Path | None, topk: int | None) -> UNet:
     """The network that ``--weights`` and ``--topk`` name."""
     if weights is None and topk is not None:
         raise ValueError("--topk goes with --weights")

@@ -18,9 +18,9 @@ from omegaconf import DictConfig
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.images import write_atomically
-from moceir.inference.allocator import keep_freed_memory
+from moceir.engine.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
-from moceir.network.unet import MoCEIR
+from moceir.networks.unet import UNet
 from moceir.training.module import RestorationModule
 from moceir.training.stages import previous_weights, unfinished
 from moceir.training.sweep import SUMMARY
@@ -49,7 +49,7 @@ def train(config: DictConfig) -> float:
     if config.resume:  # the best checkpoint so far counts on
         config.paths.checkpoints = str(Path(config.resume).parent)
     seed_everything(config.seed, workers=True)
-    network: MoCEIR = instantiate(config.network)
+    network: UNet = instantiate(config.network)
     start = config.init_from
     if config.previous_stage and not (config.init_from or config.resume):
         start = previous_weights(Path(config.paths.runs), config.previous_stage)
@@ -84,7 +84,7 @@ def train(config: DictConfig) -> float:
     return score
 
 
-def _load(network: MoCEIR, path: Path) -> None:
+def _load(network: UNet, path: Path) -> None:
     start = load_network(path)
     try:
         network.load_state_dict(start.state_dict())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
-from moceir.inference.engine import Engine
+from moceir.engine.schedule import Engine
 from moceir.inference.postprocess import bilateral_filter, quantise
 
 
@@ -66,7 +66,7 @@ def evaluate(
         restoration = engine.restore_and_route(degraded[None].to(engine.device))
         restored = restoration.image.clamp(0, 1).cpu()
         filtered = torch.from_numpy(bilateral_filter(quantise(restored[0]))).permute(2, 0, 1)[None].float() / 255
-        route = torch.stack([routing.experts for routing in restoration.routings])
+        route = restoration.route
         yield Score(
             name=name,
             task=task,

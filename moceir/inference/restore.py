@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from moceir.data.images import IMAGE_SUFFIXES, ImageError, find_images, read_alpha, read_image, write_image
-from moceir.inference.engine import Engine
+from moceir.engine.regions import Region
+from moceir.engine.schedule import Engine
+from moceir.engine.tiling import check_side, run_in_tiles
 from moceir.inference.postprocess import bilateral_filter, quantise
-from moceir.inference.regions import Region
-from moceir.inference.tiling import check_side, run_in_tiles
-from moceir.network.unet import MoCEIR
+from moceir.networks.unet import UNet
 
 
 class Restorer:
@@ -31,8 +31,9 @@ class Restorer:
         post_filter: whether the bilateral filter (design document, eq. 17) follows the network; with the shipped
             weights PSNR is higher without.
         device: where to run, for example ``"cpu"`` or ``"cuda"``.
+        threads: of the processor; None for the cores that the process may use.
         tile: restore in overlapping tiles of so many pixels a side; None for whole pictures. Tiles bound the memory
-            of the largest pictures, and give another result (see :mod:`moceir.inference.tiling`).
+            of the largest pictures, and give another result (see :mod:`moceir.engine.tiling`).
 
     Raises:
         ValueError: when the budget is less than the cheapest route, the tiles are too small, or the device cannot be
@@ -41,14 +42,16 @@ class Restorer:
 
     def __init__(
         self,
-        network: MoCEIR,
+        network: UNet,
         *,
         mac_budget: float | None = 30.0,
         post_filter: bool = False,
         device: str = "cpu",
+        threads: int | None = None,
         tile: int | None = None,
     ) -> None:
-        self.engine = Engine(network, mac_budget=mac_budget, device=device)
+        self.engine = Engine(network, device=device, threads=threads)
+        self.engine.mac_budget = mac_budget
         self.run = self.engine.run if tile is None else partial(run_in_tiles, self.engine, side=tile)
         if tile is not None:
             check_side(tile)

@@ -18,11 +18,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moceir.data.images import write_atomically
-from moceir.network.unet import MoCEIR
+from moceir.networks.moce_ir import MoCEIR
+from moceir.networks.naf import NAFNet
+from moceir.networks.unet import UNet
 
 State = dict[str, Tensor]
 
 _FORMAT = "moceir"
+
+#: The networks that a file may name. Nothing else is built, whatever a file says.
+NETWORKS: dict[str, type[UNet]] = {"MoCEIR": MoCEIR, "NAFNet": NAFNet}
+
+#: What files of before there was a second one hold.
+_FIRST = "MoCEIR"
 
 #: Published parameter names -> ours, applied in this order.
 _PUBLISHED_NAMES = (
@@ -65,13 +73,13 @@ class WeightsError(ValueError):
     """A file that holds no network this package can build; the message says what it is and what was expected."""
 
 
-def load_pretrained() -> MoCEIR:
+def load_pretrained() -> UNet:
     """The network with the weights that come with the package, ready for evaluation."""
     with resources.as_file(resources.files("moceir") / "weights" / "moce_ir_30g.safetensors") as path:
         return load_network(path)
 
 
-def load_network(path: str | Path, *, topk: int | None = None) -> MoCEIR:
+def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     """Read a network, ready for evaluation.
 
     Args:
@@ -86,7 +94,9 @@ def load_network(path: str | Path, *, topk: int | None = None) -> MoCEIR:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
-    state, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    state, kind, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    if kind not in NETWORKS:
+        raise WeightsError(f"{path}: holds a network {kind!r}; this package knows {', '.join(NETWORKS)}")
     if config is None:
         state = rename_published(state)
         _check_published(path, state)
@@ -94,14 +104,14 @@ def load_network(path: str | Path, *, topk: int | None = None) -> MoCEIR:
         config = _infer_config(state) if config is None else config
         if topk not in (None, config.get("topk")):
             config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
-        network = MoCEIR(**config)
+        network = NETWORKS[kind](**config)
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: does not hold a whole MoCE-IR network: {error}") from error
     return network.eval()
 
 
-def save_network(network: MoCEIR, path: str | Path) -> None:
+def save_network(network: UNet, path: str | Path) -> None:
     """Write a network as ``.safetensors``, its configuration in the metadata, whole or not at all.
 
     Raises:
@@ -111,7 +121,7 @@ def save_network(network: MoCEIR, path: str | Path) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: networks are saved as .safetensors")
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": _FORMAT, "config": json.dumps(network.config)}
+    metadata = {"format": _FORMAT, "network": type(network).__name__, "config": json.dumps(network.config)}
     write_atomically(path, safetensors.torch.save(state, metadata))
 
 
@@ -128,7 +138,7 @@ def rename_published(state: State) -> State:
     return renamed
 
 
-def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
+def _read_safetensors(path: Path) -> tuple[State, str, dict[str, Any] | None]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -136,14 +146,14 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any] | None]:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from error
     if metadata.get("format") != _FORMAT:
-        return state, None
+        return state, _FIRST, None
     try:
-        return state, dict(json.loads(metadata["config"]))
+        return state, metadata.get("network", _FIRST), dict(json.loads(metadata["config"]))
     except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata has no readable configuration of a moceir network") from error
 
 
-def _read_checkpoint(path: Path) -> tuple[State, dict[str, Any] | None]:
+def _read_checkpoint(path: Path) -> tuple[State, str, dict[str, Any] | None]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader of untrusted files raises whatever it stumbles over
@@ -160,7 +170,7 @@ def _read_checkpoint(path: Path) -> tuple[State, dict[str, Any] | None]:
         tensors = {
             name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
         }
-    return tensors, config
+    return tensors, str(checkpoint.get("network", _FIRST)), config
 
 
 def _describe(path: Path) -> str:

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
-from moceir.network.routing import auxiliary_loss
-from moceir.network.unet import Restoration
+from moceir.networks.interface import Restoration
+from moceir.networks.routing import auxiliary_loss
 
 
 def balance_loss(restoration: Restoration) -> Tensor:

@@ -15,7 +15,7 @@ from moceir.losses.frequency import frequency_loss
 from moceir.losses.perceptual import PerceptualLoss
 from moceir.losses.pixel import l1_loss, l2_loss
 from moceir.losses.structure import ms_ssim_loss
-from moceir.network.unet import Restoration
+from moceir.networks.interface import Restoration
 
 TERMS = ("l1", "perceptual", "ms_ssim", "l2", "frequency", "balance")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -55,8 +54,7 @@ class RoutingMonitor(Callback):
 
 
 def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Sample) -> None:
-    routes = torch.stack([routing.experts for routing in outputs["restoration"].routings])
-    tally.add(batch.task, routes, cast(RestorationModule, pl_module).network.route_costs)
+    tally.add(batch.task, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
 
 
 def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:

@@ -22,8 +22,9 @@ from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
 from moceir.data.images import write_atomically
 from moceir.losses.composite import LossBundle
-from moceir.network.blocks import MoCE
-from moceir.network.unet import MoCEIR, Restoration
+from moceir.networks.blocks import MoCE
+from moceir.networks.interface import Restoration
+from moceir.networks.unet import UNet
 from moceir.training.optim import cosine_schedule
 
 
@@ -50,7 +51,7 @@ class RestorationModule(LightningModule):
     def __init__(
         self,
         *,
-        network: MoCEIR,
+        network: UNet,
         losses: LossBundle,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         warmup_steps: int,
@@ -81,7 +82,8 @@ class RestorationModule(LightningModule):
         self.scores = nn.ModuleDict({name: MeanMetric() for name in names})
 
     def training_step(self, batch: Sample, batch_index: int) -> StepOutput:
-        restoration = self.restore(batch.degraded, noise=self._routing_noise(batch, batch_index))
+        noise = self._routing_noise(batch, batch_index) if self.network.num_layers else None
+        restoration = self.restore(batch.degraded, noise=noise)
         total, terms = self.losses(restoration, batch.clean)
         if not torch.isfinite(total):
             self._stop(batch, terms)
@@ -149,6 +151,7 @@ class RestorationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the checkpoint can be read with weights_only.
+        checkpoint["network"] = type(self.network).__name__
         checkpoint["network_config"] = self.network.config
 
     @property

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from moceir import MoCEIR, save_network
 from moceir.cli.main import app
 from moceir.data.images import read_image, write_image
-from moceir.inference.engine import Engine
+from moceir.engine.schedule import Engine
 from moceir.inference.postprocess import bilateral_filter
 
 

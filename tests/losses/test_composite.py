@@ -7,7 +7,7 @@ from moceir import MoCEIR
 from moceir.config import build
 from moceir.losses import composite
 from moceir.losses.composite import TERMS, LossBundle
-from moceir.network.unet import Restoration
+from moceir.networks.interface import Restoration
 
 NO_VGG = "loss.perceptual.weights=random"
 

@@ -8,7 +8,7 @@ import torch
 from conftest import pictures
 
 from moceir import MoCEIR
-from moceir.network.budget import LayerBudget, select_experts
+from moceir.networks.routes import LayerBudget, select_experts
 
 Make = Callable[..., MoCEIR]
 

@@ -6,40 +6,13 @@ within an image, and a route is a short tuple of expert indices.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moceir.network.budget import LayerBudget, select_experts
-from moceir.network.layers import depthwise
-
-
-class Routing(NamedTuple):
-    """What one MoCE layer decided for a batch of B images with n experts, k of them taken."""
-
-    logits: Tensor
-    """(B, n), before noise."""
-    gates: Tensor
-    """(B, n), the softmax where an expert was taken and 0 elsewhere."""
-    experts: Tensor
-    """(B, k) int64, the experts taken, most probable first."""
-    importance: Tensor
-    """(n,), see :func:`expert_statistics`."""
-    load: Tensor
-    """(n,), see :func:`expert_statistics`."""
-
-
-class RoutingRules(NamedTuple):
-    """What a layer's decision on a batch of B images follows besides its features."""
-
-    noise: Tensor | None = None
-    """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
-    budget: LayerBudget | None = None
-    """What the layer may spend; None for no limit."""
-    experts: Tensor | None = None
-    """(B, k) int64, experts to take whatever the logits and the budget say; None lets the router choose."""
+from moceir.networks.layers import depthwise
+from moceir.networks.routes import Routing, RoutingRules, Run, select_experts
+from moceir.networks.strips import Block, Strip, Sums
 
 
 def expert_statistics(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
@@ -71,12 +44,15 @@ def _squared_variation(x: Tensor) -> Tensor:
     return (x.std(dim=-1) / (x.mean(dim=-1) + 1e-8)) ** 2
 
 
-class FrequencyEmbedding(nn.Module):
+class FrequencyEmbedding(Block):
     """A vector that tells the routers how much high-frequency content an image has.
 
     Depth-wise 3×3 high-pass -> GELU -> mean over the image -> two linear layers. The design document calls the
     filter Sobel; centre 8 and rest -1 is a Laplacian. In the published weights it is trainable.
     """
+
+    reaches = (1, 0)
+    rewrites = False
 
     def __init__(self, *, dim: int, freeze_high_pass: bool) -> None:
         super().__init__()
@@ -86,9 +62,19 @@ class FrequencyEmbedding(nn.Module):
         self.high_pass.weight.requires_grad_(not freeze_high_pass)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, d, H, W) -> (B, d)."""
-        return self.mlp(F.gelu(self.high_pass(x)).mean(dim=(2, 3)))
+    def summarise(self, strip: Strip, known: list[object]) -> tuple[Sums, None]:
+        """Of high-pass responses, and of how many there are."""
+        high = F.gelu(strip.halo.crop(self.high_pass(strip.x)))
+        return Sums((high.sum(dim=(2, 3)), high.new_tensor(high.shape[2] * high.shape[3]))), None
+
+    def conclude(self, sums: Sums, known: list[object], run: Run) -> None:
+        """The embedding, (B, d), for the routers."""
+        total, pixels = sums
+        run.frequency = self.mlp((total / pixels).to(self.mlp[0].weight.dtype))
+
+    def update(self, strip: Strip, known: list[object]) -> Tensor:
+        """The map as it is."""
+        return strip.halo.crop(strip.x)
 
 
 class Router(nn.Module):
@@ -108,11 +94,11 @@ class Router(nn.Module):
         """Route a batch.
 
         Args:
-            x: (B, C, H, W), the features to route.
+            x: (B, C), mean of the features to route.
             frequency: (B, d), the frequency embedding.
             rules: noise, budget or fixed choice.
         """
-        logits = self.features(x.mean(dim=(2, 3))) + self.frequency(frequency)
+        logits = self.features(x) + self.frequency(frequency)
         noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
         experts = rules.experts
         if experts is None:

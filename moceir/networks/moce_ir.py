@@ -1,44 +1,45 @@
-"""The network: an asymmetric U-Net of channel-attention blocks with routed experts in the decoder (figure 2)."""
+"""The published network: a U-Net of channel-attention blocks with routed experts in the decoder (figure 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moceir.network.blocks import DecoderBlock, EncoderBlock
-from moceir.network.budget import check_budget, layer_budget, padded_size, route_costs
-from moceir.network.layers import Downsample, Upsample, pointwise
-from moceir.network.routing import FrequencyEmbedding, Routing, RoutingRules, auxiliary_loss
+from moceir.networks.blocks import DecoderBlock, EncoderBlock
+from moceir.networks.layers import Convolution, Downsample, Upsample
+from moceir.networks.routing import FrequencyEmbedding
+from moceir.networks.unet import Part, UNet
 
 EXPERT_KINDS = ("spectral", "window")
 GATINGS = ("published", "straight_through")
 
 
-class Restoration(NamedTuple):
-    """A restored batch and how it was routed."""
+class Fuse(Convolution):
+    """A 1×1 on a map and the skip of its level."""
 
-    image: Tensor
-    """(B, 3, H, W)."""
-    routings: tuple[Routing, ...]
-    """One per MoCE layer, in the order they run: deepest level first."""
+    reach = 0
 
-    @property
-    def auxiliary_loss(self) -> Tensor:
-        """Scalar: the layers' mean auxiliary loss, L_aux of eq. 16."""
-        return auxiliary_loss(*self.expert_statistics).mean()
+    def __init__(self, *, dim: int) -> None:
+        super().__init__(2 * dim, dim, kernel_size=1, bias=False)
 
-    @property
-    def expert_statistics(self) -> tuple[Tensor, Tensor]:
-        """Importance and load of each layer's experts over the batch, (layers, n) each."""
-        importance = torch.stack([routing.importance for routing in self.routings])
-        return importance, torch.stack([routing.load for routing in self.routings])
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) each -> (B, C, H, W)."""
+        return super().forward(torch.cat([x, skip], dim=1))
 
 
-class MoCEIR(nn.Module):
+class Kernel3(Convolution):
+    """A 3×3 convolution without bias."""
+
+    reach = 1
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, out_dim, kernel_size=3, padding=1, bias=False)
+
+
+class MoCEIR(UNet):
     """Mixture-of-complexity-experts network for all-in-one image restoration.
 
     Zamfir et al., "Complexity Experts are Task-Discriminative Learners for Any Image Restoration" (CVPR 2025,
@@ -119,21 +120,22 @@ class MoCEIR(nn.Module):
                 gating=gating,
             )
 
-        self.embed = nn.Conv2d(3, dim, kernel_size=3, padding=1, bias=False)
+        self.embed = Kernel3(3, dim)
         self.encoder = nn.ModuleList(encoder_blocks(level, num_blocks[level]) for level in range(levels - 1))
         self.down = nn.ModuleList(Downsample(dim=dims[level]) for level in range(levels - 1))
         self.latent = encoder_blocks(levels - 1, num_blocks[-1])
         self.frequency = FrequencyEmbedding(dim=dims[-1], freeze_high_pass=freeze_high_pass)
         self.up = nn.ModuleList(Upsample(dim=dims[level + 1]) for level in decoder_levels)
-        self.fuse = nn.ModuleList(pointwise(dims[level + 1], dims[level], bias=False) for level in decoder_levels)
+        self.fuse = nn.ModuleList(Fuse(dim=dims[level]) for level in decoder_levels)
         self.decoder = nn.ModuleList(
             nn.ModuleList(decoder_block(level) for _ in range(num_decoder_blocks[level])) for level in decoder_levels
         )
         self.refinement = encoder_blocks(0, num_refinement_blocks)
-        self.output = nn.Conv2d(dim, 3, kernel_size=3, padding=1, bias=False)
+        self.output = Kernel3(dim, 3)
         nn.init.zeros_(self.output.weight)
-        #: Multiply-adds at 1280×720 of the network, its experts and the post-filter.
-        self.route_costs = route_costs(self)
+        self.num_experts = num_experts
+        self.topk = topk
+        self.num_layers = sum(num_decoder_blocks)
         self.mac_budget = mac_budget
 
     @property
@@ -141,99 +143,9 @@ class MoCEIR(nn.Module):
         """The arguments that rebuild this network, as plain values that JSON and YAML can hold."""
         return {**self._config, "mac_budget": self.mac_budget}
 
-    @property
-    def topk(self) -> int:
-        """Experts an image takes in each MoCE layer."""
-        return self._config["topk"]
-
-    @property
-    def num_experts(self) -> int:
-        """Experts of each MoCE layer."""
-        return self._config["num_experts"]
-
-    @property
-    def num_layers(self) -> int:
-        """How many MoCE layers there are."""
-        return len(self.route_costs.experts)
-
-    @property
-    def mac_budget(self) -> float | None:
-        """GMACs at 1280×720 that no image's route may exceed, post-filter included; None for no limit.
-
-        Raises:
-            ValueError: on setting, when even the cheapest route costs more, or the number is not finite.
-        """
-        return self._mac_budget
-
-    @mac_budget.setter
-    def mac_budget(self, gmacs: float | None) -> None:
-        check_budget(self.route_costs, gmacs, self.topk)
-        self._mac_budget = gmacs
-
-    def forward(self, x: Tensor, **routing: Tensor | None) -> Tensor:
-        """Restore a batch: (B, 3, H, W), RGB in [0, 1], any H and W -> the same, not clamped.
-
-        Keyword arguments are those of :meth:`restore_and_route`.
-        """
-        return self.restore_and_route(x, **routing).image
-
-    def restore_and_route(
-        self, x: Tensor, *, noise: Tensor | None = None, experts: Tensor | None = None
-    ) -> Restoration:
-        """Like :meth:`forward`, and return how each layer routed each image.
-
-        Args:
-            x: (B, 3, H, W), RGB in [0, 1].
-            noise: (layers, B, n), standard normal noise on the routers' logits (eq. 4, scaled there by 1/n). None
-                draws it in training and goes without in evaluation, which is thus deterministic.
-            experts: (layers, B, k) int64, the experts to take; None lets the routers choose.
-
-        Raises:
-            ValueError: when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty.
-        """
-        check_pictures(x)
-        if noise is None and self.training:
-            noise = torch.randn(self.num_layers, len(x), self.num_experts, device=x.device)
-        height, width = x.shape[-2:]
-        padded_height, padded_width = padded_size(len(self.down), (height, width))
-        x = F.pad(x, (0, padded_width - width, 0, padded_height - height), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
-
-        features = self.embed(x)
-        skips = []
-        for blocks, down in zip(self.encoder, self.down, strict=True):
-            features = blocks(features)
-            skips.append(features)
-            features = down(features)
-        features = self.latent(features)
-        frequency = self.frequency(features)
-
-        routings: list[Routing] = []
-        spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        for up, fuse, decoder_blocks in zip(self.up, self.fuse, self.decoder, strict=True):
-            features = fuse(torch.cat([up(features), skips.pop()], dim=1))
-            for block in cast("Iterable[DecoderBlock]", decoder_blocks):
-                layer = len(routings)
-                rules = RoutingRules(
-                    noise=None if noise is None else noise[layer],
-                    budget=layer_budget(self.route_costs, self._mac_budget, topk=self.topk, layer=layer, spent=spent),
-                    experts=None if experts is None else experts[layer],
-                )
-                features, routing = block(features, frequency, rules)
-                routings.append(routing)
-                if rules.budget is not None:
-                    spent = spent + rules.budget.costs[routing.experts].sum(dim=1)
-        restored = self.output(self.refinement(features)) + x
-        return Restoration(restored[..., :height, :width], tuple(routings))
-
-
-def check_pictures(x: Tensor) -> None:
-    """Raise ValueError when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty."""
-    if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
-        raise ValueError(
-            "expected a floating-point (B, 3, H, W) tensor of RGB in [0, 1], B, H and W at least 1, "
-            f"got {x.dtype} {tuple(x.shape)}"
-        )
+    def watchers(self) -> Iterable[Part]:
+        """The frequency embedding of the latent map."""
+        return [Part("frequency", "block", len(self.down), self.frequency)]
 
 
 def _check(config: dict[str, Any]) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moceir.inference.engine import Engine, Write
-from moceir.inference.folding import Read
-from moceir.inference.regions import Region
+from moceir.engine.regions import Region
+from moceir.engine.schedule import Engine, Read, Write
 
 #: Pixels by which neighbouring tiles overlap, and over which one fades into the other.
 OVERLAP = 64
@@ -56,7 +55,7 @@ def fade(tile: Region) -> Tensor:
 
 
 def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: int, *, side: int) -> None:
-    """Like :meth:`~moceir.inference.engine.Engine.run`, in tiles.
+    """Like :meth:`~moceir.engine.schedule.Engine.run`, in tiles.
 
     Args:
         side: of a tile, as :func:`check_side` accepts it.
@@ -80,6 +79,6 @@ def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: i
 
         rows, columns = tile.bottom - tile.top, tile.right - tile.left
         routings = engine.run(read_tile, add, rows, columns, experts=experts)
-        if experts is None:
+        if experts is None and routings:
             experts = torch.stack([routing.experts for routing in routings])
     write(Region(0, height, 0, width, height, width), blended.div_(weights))

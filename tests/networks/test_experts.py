@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moceir.network.experts import AttentionMixer, Expert, SpectralMixer
+from moceir.networks.experts import AttentionMixer, Expert, SpectralMixer
 
 
 def windows(x: Tensor, size: int) -> list[tuple[slice, slice]]:

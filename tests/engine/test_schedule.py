@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from moceir import MoCEIR, load_pretrained
 from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
-from moceir.inference import engine as engine_module
-from moceir.inference.engine import Engine
+from moceir.engine import schedule as engine_module
+from moceir.engine.schedule import Engine
 from moceir.inference.weights import rename_published
-from moceir.network.budget import POST_FILTER_MACS_PER_PIXEL
+from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL
 
 Make = Callable[..., MoCEIR]
 

@@ -10,7 +10,7 @@ from conftest import pictures
 from safetensors.torch import load_file
 
 from moceir import MoCEIR
-from moceir.network.experts import Expert
+from moceir.networks.experts import Expert
 
 Make = Callable[..., MoCEIR]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moceir import MoCEIR, Restorer
-from moceir.inference.tiling import OVERLAP, fade, overlapping_tiles
+from moceir.engine.tiling import OVERLAP, fade, overlapping_tiles
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(1, 1, 65), (300, 500, 128), (129, 128, 128), (1000, 90, 200)])

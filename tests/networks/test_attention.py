@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from moceir.network.attention import channel_attention
+from moceir.networks.attention import channel_attention
 
 
 def test_channel_attention_is_its_definition() -> None:

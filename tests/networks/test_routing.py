@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from moceir.network.routing import Router, RoutingRules, auxiliary_loss, expert_statistics
+from moceir.networks.routing import Router, RoutingRules, auxiliary_loss, expert_statistics
 
 
 def test_auxiliary_loss_is_equations_5_to_9() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from moceir.network.layers import WideDepthwise, depthwise
+from moceir.networks.layers import WideDepthwise, depthwise
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (20, 13)])

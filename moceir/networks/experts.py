@@ -14,13 +14,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from moceir.network.layers import ChannelNorm, depthwise, pointwise
+from moceir.networks.layers import ChannelNorm, channels_last, depthwise, pointwise, times
+from moceir.networks.strips import Halo
+
+NO_HALO = Halo()
 
 
 def pad_to_windows(x: Tensor, window: int) -> Tensor:
     """Zero-pad (B, C, H, W) right and bottom so that the window divides H and W."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % window, 0, -height % window))
+
+
+def covered_pixels(height: int, width: int, window: int) -> int:
+    """Pixels in the windows that cover a map, those beyond its border included."""
+    return -(-height // window) * -(-width // window) * window**2
 
 
 class WindowMixer(nn.Module, ABC):
@@ -35,15 +43,19 @@ class WindowMixer(nn.Module, ABC):
         self.key_value_mix = depthwise(2 * rank, 7, bias=True)
         self.project = pointwise(rank, rank, bias=True)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, r, H, W) -> (B, r, H, W)."""
-        query = self.query_mix(self.query(z))
-        key, value = self.key_value_mix(self.key_value(z)).chunk(2, dim=1)
-        return self.project(self.mix(query, key, value))
+    def forward(self, z: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """(B, r, H, W) with a halo of three rows -> the same without; a strip begins where a window does."""
+        query = halo.crop(self.query_mix(self.query(z)))
+        key, value = halo.crop(self.key_value_mix(self.key_value(z))).chunk(2, dim=1)
+        return self.project(channels_last(self.mix(query, key, value)))
 
     @abstractmethod
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Mix the pixels of each window; all (B, r, H, W)."""
+
+    def matmul_macs(self, height: int, width: int) -> int:
+        """Multiply-adds of what is not a convolution: of products of matrices within the windows, not of transforms."""
+        return 0
 
     def extra_repr(self) -> str:
         return f"window={self.window}"
@@ -65,11 +77,15 @@ class SpectralMixer(WindowMixer):
         spectrum = torch.fft.rfft2(query, dim=(2, 4)) * torch.fft.rfft2(key, dim=(2, 4))
         mixed = torch.fft.irfft2(spectrum, s=(self.window, self.window), dim=(2, 4))
         mixed = rearrange(mixed, "b m y n x c -> b c (m y) (n x)")[..., :height, :width]
-        return self.norm(mixed) * value
+        return times(self.norm(mixed), value)
 
 
 class AttentionMixer(WindowMixer):
     """softmax(q kᵀ/√r) v among the w² pixels of each window; padding takes no part."""
+
+    def matmul_macs(self, height: int, width: int) -> int:
+        """Multiply-adds of q kᵀ and its product with v, in windows that cover the map."""
+        return 2 * self.window**2 * self.project.out_channels * covered_pixels(height, width, self.window)
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         batch, _, height, width = value.shape
@@ -99,7 +115,7 @@ class AttentionMixer(WindowMixer):
 
 
 class Expert(nn.Module):
-    """E(x, s) = x + W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
+    """What an expert adds to its input: W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
 
     def __init__(self, *, dim: int, rank: int, window: int, kind: str) -> None:
         super().__init__()
@@ -109,6 +125,6 @@ class Expert(nn.Module):
         self.modulate = pointwise(dim, rank, bias=False)
         self.expand = pointwise(rank, dim, bias=False)
 
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """``x`` and the shared expert's ``shared``, both (B, C, H, W) -> (B, C, H, W)."""
-        return x + self.expand(self.mixer(self.reduce(x)) * F.silu(self.modulate(shared)))
+    def forward(self, x: Tensor, shared: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """``x``, with a halo of three rows, and the shared expert's ``shared``, without -> (B, C, H, W) without."""
+        return self.expand(times(self.mixer(self.reduce(x), halo), self.modulate(shared, "silu")))

@@ -1,0 +1,28 @@
+"""Rectangles of a picture."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Region(NamedTuple):
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of a picture of ``height`` × ``width`` pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    height: int
+    width: int
+
+    def shifted(self, origin: Region) -> Region:
+        """This region of the picture that ``origin`` is a part of, when it is now one of that part."""
+        rows, columns = origin.top, origin.left
+        top, bottom, left, right = self[:4]
+        return origin._replace(top=top + rows, bottom=bottom + rows, left=left + columns, right=right + columns)
+
+    def of(self, whole: Tensor) -> Tensor:
+        """This part of a whole picture (…, H, W), as a view."""
+        return whole[..., self.top : self.bottom, self.left : self.right]

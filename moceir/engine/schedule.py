@@ -1,0 +1,309 @@
+"""Runs a network on one picture after the other, strip by strip, with the whole picture's result.
+
+It knows the order of a network's parts and nothing of what they compute. Strips are small enough for a processor's
+cache, which makes them faster than whole maps; sums over a picture are in double precision, which makes them more
+exact. How a picture is cut depends on its size alone, so the number of threads changes no bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moceir.engine.maps import Computed, Map, Readable, Rows
+from moceir.engine.regions import Region
+from moceir.engine.workers import Workers, available_cores
+from moceir.networks.costs import padded_size
+from moceir.networks.folding import folded
+from moceir.networks.interface import Restoration, check_pictures
+from moceir.networks.layers import channels_last
+from moceir.networks.routes import RouteCosts, Routing, Run
+from moceir.networks.strips import Block, Halo, Strip, add_up
+from moceir.networks.unet import UNet
+
+#: About as many pixels as the rows of a strip would have at full resolution.
+STRIP_PIXELS = 64 * 1280
+
+#: In pictures of more pixels, the map before the first halving is computed once more when the decoder needs it.
+COMPUTE_TWICE_FROM = 8_000_000
+
+Read = Callable[[Region], Tensor]
+"""Gives a region of a picture."""
+
+Write = Callable[[Region, Tensor], None]
+"""Takes a region of a picture."""
+
+
+def move(network: UNet, device: str) -> UNet:
+    """The network, moved to a device.
+
+    Raises:
+        ValueError: when the device cannot be used.
+    """
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is none
+        raise ValueError(f"device {device} cannot be used: {error}") from error
+
+
+class Engine:
+    """Restores as a network does, routes and budget included, up to rounding; faster, and with less memory.
+
+    It has a copy of the weights as they are now, computes in float32, and restores a batch picture by picture.
+
+    Args:
+        network: what restores; its ``mac_budget`` holds.
+        device: where to run, for example ``"cpu"`` or ``"cuda"``.
+        threads: of the processor; None for the cores that the process may use.
+
+    Raises:
+        ValueError: when the device cannot be used.
+    """
+
+    def __init__(self, network: UNet, *, device: str = "cpu", threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads}: give at least 1, or None for the cores that there are")
+        self.network = move(folded(network).float(), device)
+        self.device = next(self.network.parameters()).device
+        self.workers = Workers((available_cores() if threads is None else threads) if self.device.type == "cpu" else 1)
+
+    @property
+    def route_costs(self) -> RouteCosts:
+        """The network's."""
+        return self.network.route_costs
+
+    @property
+    def mac_budget(self) -> float | None:
+        """The network's, which can be set here for this copy of it."""
+        return self.network.mac_budget
+
+    @mac_budget.setter
+    def mac_budget(self, gmacs: float | None) -> None:
+        self.network.mac_budget = gmacs
+
+    def restore_and_route(self, x: Tensor, *, experts: Tensor | None = None) -> Restoration:
+        """What :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation.
+
+        Args:
+            x: (B, 3, H, W), RGB in [0, 1].
+            experts: (layers, B, k) int64, the experts to take; None lets the routers choose.
+
+        Raises:
+            ValueError: when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty.
+        """
+        check_pictures(x)
+        restored = torch.empty_like(x)
+        routings = []
+        for index, picture in enumerate(x):
+            choice = None if experts is None else experts[:, index : index + 1]
+
+            def read(region: Region, picture: Tensor = picture) -> Tensor:
+                return region.of(picture)[None].float()
+
+            def write(region: Region, part: Tensor, index: int = index) -> None:
+                region.of(restored)[index] = part[0]
+
+            routings.append(self.run(read, write, *x.shape[-2:], experts=choice))
+        return Restoration(restored, tuple(_join(layer) for layer in zip(*routings, strict=True)))
+
+    @torch.inference_mode()
+    def run(
+        self, read: Read, write: Write, height: int, width: int, *, experts: Tensor | None = None
+    ) -> tuple[Routing, ...]:
+        """Restore one picture that is read and written region by region, by several threads at once.
+
+        Args:
+            read: gives a region of the picture, (1, 3, h, w), float32 in [0, 1], anywhere; may be asked repeatedly.
+            write: takes regions of the restored picture, (1, 3, h, w), not clamped; each pixel once.
+            height, width: of the picture.
+            experts: (layers, 1, k) int64, the experts to take; None lets the routers choose.
+
+        Returns:
+            How each layer routed it.
+        """
+        run = self.network.begin(experts=experts)
+        levels = self._levels(height, width)
+        padded = padded_size(len(self.network.down), (height, width))
+        picture = _Picture(read, height, width, padded)
+        current = Map(levels[0])
+        skips: list[Readable] = []
+        recipe: list[tuple[int, Callable[[Tensor, Halo], Tensor]]] = []
+        level, deepen = 0, nn.Identity()
+        for part in self.network.parts():
+            module = part.module
+            reach = getattr(module, "reach", 1)
+            if part.kind == "embed":
+                recipe.append((reach, partial(_local, module)))
+                current = self._local_map(levels[0], picture, *recipe[-1])
+            elif part.kind == "block":
+                current, step = self._block(module, current, run)
+                recipe.append(step)
+            elif part.kind == "down":
+                twice = level == 0 and height * width > COMPUTE_TWICE_FROM
+                skips.append(Computed(picture, levels[0], tuple(recipe)) if twice else current)
+                current = self._halve(module, current, levels[level + 1], reach, release=twice)
+                level += 1
+            elif part.kind == "up":
+                deepen = module
+            elif part.kind == "fuse":
+                level -= 1
+                current = self._double(deepen, module, current, skips.pop(), levels[level])
+            else:
+                self._write(module, current, picture, write, (height, width), reach)
+        return tuple(run.routings)
+
+    def _levels(self, height: int, width: int) -> list[Rows]:
+        """How each level's map is cut."""
+        alignments = [2] * (len(self.network.down) + 1)  # halving takes pairs of rows
+        for part in self.network.parts():
+            if isinstance(part.module, Block):
+                alignments[part.level] = math.lcm(alignments[part.level], part.module.alignment)
+        height, width = padded_size(len(self.network.down), (height, width))
+        return [
+            Rows(height >> level, _strip_rows(height >> level, width, alignment))
+            for level, alignment in enumerate(alignments)
+        ]
+
+    def _map(
+        self, rows: Rows, compute: Callable[[int, int], Tensor], release: Sequence[tuple[Map, float, int]] = ()
+    ) -> Map:
+        """A new map.
+
+        Args:
+            rows: how it is cut.
+            compute: gives its rows.
+            release: maps that are not needed afterwards, with how many of their rows one of the new map's stands for,
+                and how many around them are read.
+        """
+        new = Map(rows)
+        for strip in self.workers.map(lambda strip: channels_last(compute(*strip)), rows):
+            new.strips.append(strip)
+            done = len(new.strips) * rows.size
+            for old, scale, reach in release:
+                old.let_go(int(done * scale) - reach)
+        return new
+
+    def _local_map(self, rows: Rows, source: Readable, reach: int, step: Callable[[Tensor, Halo], Tensor]) -> Map:
+        return self._map(rows, Computed(source, rows, [(reach, step)]).read)
+
+    def _block(
+        self, block: nn.Module, current: Map, run: Run
+    ) -> tuple[Map, tuple[int, Callable[[Tensor, Halo], Tensor]]]:
+        """The block's result on a map, and the step that computes it from what the block got."""
+        if not isinstance(block, Block):
+            raise ValueError(f"{type(block).__name__} is no block")
+        rows, known = current.rows, []
+        kept: Map | None = None
+
+        def strip(top: int, bottom: int, reach: int) -> Strip:
+            first, last, halo = rows.grown(top, bottom, reach)
+            x = current.read(first, last)
+            return Strip(x, block.look(x), None if kept is None else kept.read(first, last), halo)
+
+        for reach in block.reaches[:-1]:
+            keeping = Map(rows)
+            sums = []
+            summarise = partial(self._summarise, block, strip, reach, known)
+            for total, keep in self.workers.map(summarise, rows):
+                sums.append(total)
+                keeping.strips.append(keep)
+            known.append(block.conclude(add_up(sums), known, run))
+            kept = None if keeping.strips[0] is None else keeping
+        reach = block.reaches[-1]
+        if not block.rewrites:
+            return current, (0, lambda x, halo: halo.crop(x))
+        release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
+        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release)
+        return new, (block.reach, lambda x, halo: block.again(x, halo, known))
+
+    @staticmethod
+    def _summarise(
+        block: Block, strip: Callable[..., Strip], reach: int, known: list[Any], rows: tuple[int, int]
+    ) -> tuple[Any, Tensor | None]:
+        return block.summarise(strip(*rows, reach), known)
+
+    def _halve(self, module: nn.Module, current: Map, rows: Rows, reach: int, *, release: bool) -> Map:
+        """The map a level deeper; ``release``: the one above is not needed afterwards."""
+
+        def compute(top: int, bottom: int) -> Tensor:
+            first, last, halo = rows.grown(top, bottom, reach)
+            return halo.crop(module(current.read(2 * first, 2 * last)))
+
+        return self._map(rows, compute, [(current, 2.0, 2 * reach)] if release else [])
+
+    def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows) -> Map:
+        """The map a level above, fused with its skip."""
+        reach = getattr(up, "reach", 1)
+
+        def compute(top: int, bottom: int) -> Tensor:
+            first, last, halo = current.rows.grown(top // 2, bottom // 2, reach)
+            doubled = Halo(2 * halo.above, 2 * halo.below).crop(up(current.read(first, last)))
+            return fuse(doubled, skip.read(top, bottom))
+
+        release = [(current, 0.5, reach)]
+        if isinstance(skip, Map):
+            release.append((skip, 1.0, 0))
+        return self._map(rows, compute, release)
+
+    def _write(
+        self, module: nn.Module, current: Map, picture: _Picture, write: Write, size: tuple[int, int], reach: int
+    ) -> None:
+        """The picture plus the last part's result."""
+        height, width = size
+
+        def finish(strip: tuple[int, int]) -> int:
+            top, bottom = strip
+            first, last, halo = current.rows.grown(top, bottom, reach)
+            part = halo.crop(module(current.read(first, last))) + picture.read(top, bottom)
+            inside = min(bottom, height)
+            if top < inside:
+                write(Region(top, inside, 0, width, height, width), part[:, :, : inside - top, :width])
+            return bottom
+
+        for bottom in self.workers.map(finish, current.rows):
+            current.let_go(bottom - reach)
+
+
+def _strip_rows(height: int, width: int, alignment: int) -> int:
+    """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
+    strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2))
+    return max(1, round(height / strips / alignment)) * alignment
+
+
+def _local(module: nn.Module, x: Tensor, halo: Halo) -> Tensor:
+    """The result of a module without sums."""
+    return halo.crop(module(x))
+
+
+class _Picture:
+    """A picture that is continued by its last row and column."""
+
+    def __init__(self, read: Read, height: int, width: int, padded: tuple[int, int]) -> None:
+        self.source = read
+        self.size = height, width
+        self.padded = padded
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
+        height, width = self.size
+        inside = Region(min(top, height - 1), min(bottom, height), 0, width, height, width)
+        part = self.source(inside)
+        missing = (0, self.padded[1] - width, 0, bottom - top - part.shape[2])
+        return channels_last(F.pad(part, missing, mode="replicate") if any(missing) else part)
+
+
+def _join(routings: tuple[Routing, ...]) -> Routing:
+    """One layer's decisions on several pictures, as one batch."""
+    return Routing(
+        logits=torch.cat([routing.logits for routing in routings]),
+        gates=torch.cat([routing.gates for routing in routings]),
+        experts=torch.cat([routing.experts for routing in routings]),
+        importance=torch.stack([routing.importance for routing in routings]).mean(dim=0),
+        load=torch.stack([routing.load for routing in routings]).mean(dim=0),
+    )

@@ -1,1 +1,0 @@
-"""The mathematics of the network; imports nothing else of moceir."""

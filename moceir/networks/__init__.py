@@ -1,0 +1,1 @@
+"""The mathematics of networks: it imports nothing else of this package."""

@@ -1,0 +1,230 @@
+"""Encoder and decoder blocks, and the mixture-of-complexity-experts layer between them (figure 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from moceir.networks.attention import CrossAttention, Gram, OverlappingGram, SelfAttention
+from moceir.networks.experts import NO_HALO, Expert
+from moceir.networks.layers import ChannelNorm, FeedForward, composed, fold_norm, plus, pointwise, times
+from moceir.networks.routes import Routing, Run
+from moceir.networks.routing import Router
+from moceir.networks.strips import Block, Halo, Strip, Sums
+
+
+class EncoderBlock(Block):
+    """Restormer's block: x + MDTA(LN(x)), then x + GDFN(LN(x)); its convolutions have biases."""
+
+    reaches = (1, 2)
+
+    def __init__(self, *, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(dim)
+        self.attention = SelfAttention(dim=dim, num_heads=num_heads, bias=True)
+        self.norm2 = ChannelNorm(dim)
+        self.feed_forward = FeedForward(dim=dim, bias=True)
+
+    def look(self, x: Tensor) -> Tensor:
+        """The normalised map."""
+        return self.norm1(x)
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Gram, None]:
+        """Of queries and keys."""
+        return self.attention.gram(strip.looked, strip.halo), None
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
+        """How the channels mix."""
+        return Gram(sums).mixing(self.attention.temperature)
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        """The block's result."""
+        halo = strip.halo
+        x = plus(halo.crop(self.attention(strip.looked, known[0]), keep=1), halo.crop(strip.x, keep=1))
+        near = halo.less(1)
+        return plus(near.crop(self.feed_forward(self.norm2(x))), near.crop(x))
+
+    def fold(self) -> None:
+        """Give the norms' gains to the convolutions after them, and the attention's projection to its matrix."""
+        self.attention.qkv = fold_norm(self.norm1, self.attention.qkv)
+        self.feed_forward.expand = fold_norm(self.norm2, self.feed_forward.expand)
+        self.norm1.folded = self.norm2.folded = self.attention.folded = True
+
+
+class MoCE(nn.Module):
+    """Mixture of complexity experts: Σ gate_i · (x + E_i(x, s)) over the experts an image takes, then a 1×1.
+
+    Attributes:
+        residual: what becomes of ``x`` itself; nothing, until a network is folded.
+    """
+
+    def __init__(self, *, dim: int, frequency_dim: int, windows: Sequence[int], topk: int, expert_kind: str) -> None:
+        super().__init__()
+        ranks = [max(1, dim >> shift) for shift in reversed(range(len(windows)))]
+        self.experts = nn.ModuleList(
+            Expert(dim=dim, rank=rank, window=window, kind=expert_kind)
+            for rank, window in zip(ranks, windows, strict=True)
+        )
+        sizes = torch.tensor([float(sum(p.numel() for p in expert.parameters())) for expert in self.experts])
+        self.router = Router(dim=dim, frequency_dim=frequency_dim, topk=topk, complexity=sizes / sizes.max())
+        self.residual: nn.Module = nn.Identity()
+        self.project: nn.Module = pointwise(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, shared: Tensor, routing: Routing, halo: Halo = NO_HALO) -> Tensor:
+        """``x``, with a halo of three rows, and ``shared``, without, routed as decided -> (B, C, H, W) without."""
+        # Each expert sees only its own images, all at once; most of a batch's cost is thus one pass.
+        choices = routing.experts.tolist()
+        outputs, order = [], []
+        residual = self.residual(halo.crop(x))
+        for index, expert in enumerate(self.experts):
+            images = [image for image, chosen in enumerate(choices) if index in chosen]
+            if images:
+                gate = routing.gates[images, index][:, None, None, None]
+                added = expert(_select(x, images), _select(shared, images), halo)
+                outputs.append(times(plus(added, _select(residual, images)), gate))
+                order += images
+        mixture = outputs[0] if len(outputs) == 1 else _gather(outputs, order, len(choices))
+        return self.project(mixture)
+
+
+def _select(x: Tensor, images: list[int]) -> Tensor:
+    """The given images of a batch; the batch itself when that is all of them."""
+    if len(images) == len(x):
+        return x
+    return _pick(x, images)
+
+
+def _pick(x: Tensor, images: list[int]) -> Tensor:
+    """The given images; unlike ``x[images]``, whose gradient is slow."""
+    index = torch.tensor(images, device=x.device)
+    return x.index_select(0, index).contiguous(memory_format=torch.channels_last)
+
+
+def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
+    """Sum the experts' outputs, whose images stand in ``order``, into one batch."""
+    joined = torch.cat(outputs)
+    if len(order) == batch:  # one expert an image: a permutation, no sum
+        inverse = sorted(range(batch), key=order.__getitem__)
+        return _pick(joined, inverse)
+    index = torch.tensor(order, device=joined.device)
+    return joined.new_zeros(batch, *joined.shape[1:]).index_add(0, index, joined)
+
+
+class Looked(NamedTuple):
+    """What every pass of a decoder block begins with, (B, C, H, W) each."""
+
+    shared: Tensor
+    """For the shared expert."""
+    routed: Tensor
+    """For the routed ones."""
+
+
+class DecoderBlock(Block):
+    """A shared expert, a routed expert, cross-attention between the two, and a feed-forward network.
+
+    First pass: the shared expert's sums, and the mean that the router sees. Second: the cross-attention's sums, and the
+    shared expert's result, which is kept. Third: the block's result.
+    """
+
+    reaches = (1, 5, 4)
+    keeps = 1
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        frequency_dim: int,
+        windows: Sequence[int],
+        topk: int,
+        expert_kind: str,
+        gating: str,
+    ) -> None:
+        super().__init__()
+        self.straight_through = gating == "straight_through"
+        self.norm1 = ChannelNorm(dim)
+        self.to_shared: nn.Module = pointwise(dim, dim, bias=True)
+        self.to_routed: nn.Module = pointwise(dim, dim, bias=True)
+        self.shared = SelfAttention(dim=dim, num_heads=num_heads, bias=False)
+        self.moce = MoCE(dim=dim, frequency_dim=frequency_dim, windows=windows, topk=topk, expert_kind=expert_kind)
+        self.cross_attention = CrossAttention(dim=dim, num_heads=num_heads)
+        self.norm2 = ChannelNorm(dim)
+        self.feed_forward = FeedForward(dim=dim, bias=False)
+
+    @property
+    def experts(self) -> nn.ModuleList:
+        """Among which the router chooses."""
+        return self.moce.experts
+
+    @property
+    def alignment(self) -> int:
+        """A strip begins at a multiple of so many rows, where windows of every size do."""
+        return math.lcm(*(expert.mixer.window for expert in self.experts))
+
+    def look(self, x: Tensor) -> Looked:
+        """The inputs of the shared and of the routed experts."""
+        normed = self.norm1(x)
+        return Looked(self.to_shared(normed), self.to_routed(normed))
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+        """See the class."""
+        shared, routed = strip.looked
+        halo = strip.halo
+        if not known:
+            inside = halo.crop(routed)
+            pixels = inside.new_tensor(inside.shape[2] * inside.shape[3])
+            return Sums((*self.shared.gram(shared, halo), inside.sum(dim=(2, 3)), pixels)), None
+        mixing, routing = known[0]
+        context = halo.crop(self.shared(shared, mixing), keep=4)
+        kept = halo.less(4).crop(context)
+        query = self.moce(halo.crop(routed, keep=3), kept, routing, halo.less(3))
+        return self.cross_attention.gram(query, context, halo.less(4)), kept
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
+        """How the shared expert's channels mix, and the route; then how the cross-attention's channels mix."""
+        if known:
+            return OverlappingGram(sums).mixing(self.cross_attention.temperature)
+        *gram, total, pixels = sums
+        if run.frequency is None:
+            raise ValueError("a decoder block routes by the frequency embedding, which must come before it")
+        mean = (total / pixels).to(run.frequency.dtype)
+        routing = self.moce.router(mean, run.frequency, run.rules(len(mean), mean.device))
+        run.routings.append(routing)
+        return Gram(gram).mixing(self.shared.temperature), routing
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        """The block's result."""
+        (_, routing), mixing = known
+        halo, shared = strip.halo, strip.kept
+        if shared is None:
+            raise ValueError("the second pass keeps the shared expert's result for the third")
+        update = halo.crop(self.cross_attention(shared, mixing), keep=1)
+        if self.straight_through:
+            # The published gate scales a query that is L2-normalised next, so with one expert it cancels and
+            # the restoration loss cannot train the router. A factor of exactly 1 with the gate's gradient can.
+            gate = routing.gates.sum(dim=1)[:, None, None, None]
+            update = update * (gate / gate.detach())
+        x = plus(update, halo.crop(strip.x, keep=1))
+        near = halo.less(1)
+        return plus(near.crop(self.feed_forward(self.norm2(x))), near.crop(x))
+
+    def fold(self) -> None:
+        """Multiply out all 1×1 convolutions in a row; what becomes of the experts' input is then all up to them."""
+        attention, moce = self.cross_attention, self.moce
+        to_query = composed(attention.query, moce.project)
+        moce.residual = fold_norm(self.norm1, composed(to_query, self.to_routed))
+        for expert in moce.experts:
+            expert.reduce = fold_norm(self.norm1, composed(expert.reduce, self.to_routed))
+            expert.expand = composed(to_query, expert.expand)
+        router = fold_norm(self.norm1, composed(moce.router.features, self.to_routed))
+        moce.router.features = nn.Linear(router.in_channels, router.out_channels).to(router.weight)
+        moce.router.features.load_state_dict({"weight": router.weight.flatten(1), "bias": router.bias})
+        self.shared.qkv = fold_norm(self.norm1, composed(self.shared.qkv, self.to_shared))
+        self.feed_forward.expand = fold_norm(self.norm2, self.feed_forward.expand)
+        self.to_shared, self.to_routed = nn.Identity(), nn.Identity()
+        moce.project, attention.query = nn.Identity(), nn.Identity()
+        self.norm1.folded = self.norm2.folded = self.shared.folded = attention.folded = True

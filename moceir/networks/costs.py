@@ -1,0 +1,69 @@
+"""What a network's routes cost, from the shapes of its layers.
+
+It is what fvcore and torch's counter find by running the network (:mod:`moceir.complexity`), known at once, because a
+budget needs it before any picture is seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Protocol
+
+from torch import nn
+
+from moceir.networks.layers import OfMean
+from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE, RouteCosts
+
+
+class Part(Protocol):
+    """See :class:`moceir.networks.unet.Part`."""
+
+    @property
+    def level(self) -> int: ...
+
+    @property
+    def module(self) -> nn.Module: ...
+
+
+def padded_size(halvings: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that a network pads a picture to, so that every level halves them."""
+    multiple = 1 << halvings
+    height, width = (-(-length // multiple) * multiple for length in size)
+    return height, width
+
+
+def macs(module: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of a module on height×width maps, which only strides change; linear layers take vectors."""
+    total = 0
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            if isinstance(part, OfMean):
+                total += part.weight.numel()
+                continue
+            total += part.weight.numel() * (height // part.stride[0]) * (width // part.stride[1])
+        elif isinstance(part, nn.Linear):
+            total += part.weight.numel()
+        elif hasattr(part, "matmul_macs"):
+            total += part.matmul_macs(height, width)
+    return total
+
+
+def route_costs(parts: Iterable[Part], halvings: int) -> RouteCosts:
+    """The costs of every route through a network, post-filter included.
+
+    Args:
+        parts: of the network; those with a choice of experts list them as ``experts``.
+        halvings: levels below the full resolution.
+    """
+    height, width = padded_size(halvings, REFERENCE_SIZE)
+    base = POST_FILTER_MACS_PER_PIXEL * math.prod(REFERENCE_SIZE)
+    experts = []
+    for part in parts:
+        size = height >> part.level, width >> part.level
+        base += macs(part.module, *size)
+        choice = getattr(part.module, "experts", None)
+        if choice is not None:
+            experts.append(tuple(macs(expert, *size) for expert in choice))
+            base -= sum(experts[-1])
+    return RouteCosts(base, tuple(experts))

@@ -1,0 +1,74 @@
+"""What everything else may ask of a network, and what it gets back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from moceir.networks.routes import RouteCosts, Routing
+from moceir.networks.routing import auxiliary_loss
+
+
+class Restoration(NamedTuple):
+    """A restored batch and how it was routed."""
+
+    image: Tensor
+    """(B, 3, H, W)."""
+    routings: tuple[Routing, ...] = ()
+    """One per routed layer, in the order they run; none of a network without."""
+
+    @property
+    def auxiliary_loss(self) -> Tensor:
+        """Scalar: the layers' mean auxiliary loss, L_aux of eq. 16."""
+        return auxiliary_loss(*self.expert_statistics).mean()
+
+    @property
+    def expert_statistics(self) -> tuple[Tensor, Tensor]:
+        """Importance and load of each layer's experts over the batch, (layers, n) each."""
+        importance = torch.stack([routing.importance for routing in self.routings])
+        return importance, torch.stack([routing.load for routing in self.routings])
+
+    @property
+    def route(self) -> Tensor:
+        """(layers, B, k) int64, the experts taken."""
+        if not self.routings:
+            return torch.zeros(0, len(self.image), 0, dtype=torch.int64, device=self.image.device)
+        return torch.stack([routing.experts for routing in self.routings])
+
+
+class Network(Protocol):
+    """What training, restoring and evaluating need of a network, which is an ``nn.Module`` besides.
+
+    A plain forward is enough for a network: :class:`moceir.networks.unet.UNet` gives the rest.
+    """
+
+    num_layers: int
+    """Routed layers; 0 without routing."""
+    num_experts: int
+    """Experts of each; 0 without routing."""
+    topk: int
+    """Experts an image takes in each; 0 without routing."""
+    route_costs: RouteCosts
+    mac_budget: float | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that rebuild the network, as plain values that JSON and YAML can hold."""
+        ...
+
+    def restore_and_route(
+        self, x: Tensor, *, noise: Tensor | None = None, experts: Tensor | None = None
+    ) -> Restoration:
+        """Restore a batch (B, 3, H, W), RGB in [0, 1], any H and W."""
+        ...
+
+
+def check_pictures(x: Tensor) -> None:
+    """Raise ValueError when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty."""
+    if x.ndim != 4 or x.shape[1] != 3 or not x.numel() or not x.is_floating_point():
+        raise ValueError(
+            "expected a floating-point (B, 3, H, W) tensor of RGB in [0, 1], B, H and W at least 1, "
+            f"got {x.dtype} {tuple(x.shape)}"
+        )

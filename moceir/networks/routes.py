@@ -1,0 +1,156 @@
+"""A route: which expert an image takes in each layer, what that costs, and what it may cost.
+
+Costs are multiply-adds of convolutions, linear layers and matrix products on a 1280×720 picture, known before any
+picture is seen (:mod:`moceir.networks.costs`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Height and width a budget is stated at. Cost grows with area, so the same routes keep the same share elsewhere.
+REFERENCE_SIZE = (720, 1280)
+
+#: The bilateral filter after the network, 3 channels × 9 neighbours × 11 operations (design document, eq. 18).
+POST_FILTER_MACS_PER_PIXEL = 297
+
+
+class Routing(NamedTuple):
+    """What one routed layer decided for a batch of B images with n experts, k of them taken."""
+
+    logits: Tensor
+    """(B, n), before noise."""
+    gates: Tensor
+    """(B, n), the softmax where an expert was taken and 0 elsewhere."""
+    experts: Tensor
+    """(B, k) int64, the experts taken, most probable first."""
+    importance: Tensor
+    """(n,), see :func:`moceir.networks.routing.expert_statistics`."""
+    load: Tensor
+    """(n,), see :func:`moceir.networks.routing.expert_statistics`."""
+
+
+class RouteCosts(NamedTuple):
+    """Multiply-adds at :data:`REFERENCE_SIZE`."""
+
+    base: int
+    """Everything but the experts: network, routing and post-filter."""
+    experts: tuple[tuple[int, ...], ...] = ()
+    """(layer, expert)."""
+
+    def cheapest(self, topk: int) -> int:
+        """The cost of the cheapest route."""
+        return self.base + sum(sum(sorted(layer)[:topk]) for layer in self.experts)
+
+    def of(self, route: Tensor) -> Tensor:
+        """(layers, B, k) experts -> (B,) cost of each image's route."""
+        costs = torch.tensor(self.experts, dtype=torch.int64, device=route.device)
+        layers = torch.arange(len(costs), device=route.device)[:, None, None]
+        return self.base + costs[layers, route].sum(dim=(0, 2))
+
+
+class LayerBudget(NamedTuple):
+    """What one routed layer may spend."""
+
+    costs: Tensor
+    """(n,) int64, of each expert."""
+    ceiling: Tensor
+    """(B,) int64, for all the experts an image takes here."""
+
+
+class RoutingRules(NamedTuple):
+    """What a layer's decision on a batch of B images follows besides its features."""
+
+    noise: Tensor | None = None
+    """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
+    budget: LayerBudget | None = None
+    """What the layer may spend; None for no limit."""
+    experts: Tensor | None = None
+    """(B, k) int64, experts to take whatever the logits and the budget say; None lets the router choose."""
+
+
+@dataclass
+class Run:
+    """What the parts of a network hand on to each other, besides maps, while a batch passes through them.
+
+    Attributes:
+        costs: of the network's routes.
+        mac_budget: GMACs that no image's route may exceed; None for no limit.
+        topk: experts an image takes in a layer.
+        noise: (layers, B, n), on the routers' logits; None for none.
+        experts: (layers, B, k), those to take; None lets the routers choose.
+        frequency: (B, d), what the routers know of the whole picture, once it is known.
+        routings: of the layers so far.
+    """
+
+    costs: RouteCosts
+    mac_budget: float | None = None
+    topk: int = 1
+    noise: Tensor | None = None
+    experts: Tensor | None = None
+    frequency: Tensor | None = None
+    routings: list[Routing] = field(default_factory=list)
+
+    def rules(self, batch: int, device: torch.device) -> RoutingRules:
+        """What the next layer follows; it may spend what earlier layers and the cheapest later ones leave."""
+        layer = len(self.routings)
+        budget = None
+        if self.mac_budget is not None:
+            spent = torch.zeros(batch, dtype=torch.int64, device=device)
+            for routing, costs in zip(self.routings, self.costs.experts, strict=False):
+                spent += torch.tensor(costs, device=device)[routing.experts.to(device)].sum(dim=1)
+            reserved = RouteCosts(self.costs.base, self.costs.experts[layer + 1 :]).cheapest(self.topk)
+            ceiling = round(self.mac_budget * 1e9) - reserved - spent
+            budget = LayerBudget(torch.tensor(self.costs.experts[layer], device=device), ceiling)
+        return RoutingRules(
+            noise=None if self.noise is None else self.noise[layer],
+            budget=budget,
+            experts=None if self.experts is None else self.experts[layer],
+        )
+
+
+def check_budget(costs: RouteCosts, gmacs: float | None, topk: int) -> None:
+    """Raise ValueError when a budget is less than the cheapest route, or it is not finite."""
+    cheapest = costs.cheapest(topk)
+    if gmacs is not None and not cheapest <= gmacs * 1e9 + 0.5 < math.inf:
+        raise ValueError(
+            f"mac_budget of {gmacs:g} GMACs: the cheapest route costs {math.ceil(cheapest / 1e5) / 1e4} at "
+            "1280×720; set at least that, or None for no limit"
+        )
+
+
+def select_experts(scores: Tensor, topk: int, budget: LayerBudget | None) -> Tensor:
+    """The k best-scored experts that the budget allows.
+
+    They are picked one by one; a pick is allowed when the cheapest way to complete it still fits.
+
+    Args:
+        scores: (B, n).
+        topk: how many to take.
+        budget: None for no limit.
+
+    Returns:
+        (B, k) int64.
+    """
+    if budget is None:
+        return scores.topk(topk, dim=1).indices
+    costs = budget.costs.expand(scores.shape).clone()
+    ceiling = budget.ceiling
+    picks = []
+    for still_to_pick in reversed(range(topk)):
+        ordered = costs.sort(dim=1).values
+        # With any pick go the cheapest others; if it is among those, the next cheapest takes its place.
+        total = ordered[:, :still_to_pick].sum(dim=1, keepdim=True) + costs.maximum(
+            ordered[:, still_to_pick : still_to_pick + 1]
+        )
+        pick = scores.masked_fill(total > ceiling[:, None], -torch.inf).argmax(dim=1, keepdim=True)
+        picks.append(pick)
+        ceiling = ceiling - costs.gather(1, pick)[:, 0]
+        costs = costs.scatter(1, pick, torch.iinfo(torch.int64).max // 4)  # taken: never again
+        scores = scores.scatter(1, pick, -torch.inf)
+    return torch.cat(picks, dim=1)

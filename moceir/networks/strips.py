@@ -1,0 +1,120 @@
+"""How a part of a network runs on a whole map, or strip by strip with the same result.
+
+What keeps a network from running strip by strip is only that some parts need sums over the whole picture: channel
+attention, routers, embeddings. So a :class:`Block` has passes. Each but the last sums something over a strip; between
+passes, the sums of all strips are concluded from; the last pass computes the block's result. Each pass reads a few rows
+around its strip, the halo. A whole map is one strip without halo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from moceir.networks.routes import Run
+
+
+class Halo(NamedTuple):
+    """How many rows were read above and below a strip; fewer than asked for where the map ends."""
+
+    above: int = 0
+    below: int = 0
+
+    def crop(self, x: Tensor, keep: int = 0) -> Tensor:
+        """(B, C, H, W) with this halo -> without it, but for as many as ``keep`` rows on each side."""
+        return x[:, :, max(0, self.above - keep) : x.shape[2] - max(0, self.below - keep)]
+
+    def less(self, keep: int) -> Halo:
+        """The halo that :meth:`crop` leaves."""
+        return Halo(min(self.above, keep), min(self.below, keep))
+
+
+class Sums(tuple[Tensor, ...]):
+    """Sums over the pixels of a strip."""
+
+    def plus(self, below: Sums) -> Sums:
+        """The sums over this strip and the next one below it."""
+        return type(self)(one + other for one, other in zip(self, below, strict=True))
+
+    def double(self) -> Sums:
+        """In double precision, to be added up."""
+        return type(self)(one.double() for one in self)
+
+
+class Strip(NamedTuple):
+    """What a block's pass sees of a map."""
+
+    x: Tensor
+    """(B, C, H, W), the strip and its halo."""
+    looked: Any
+    """What the block's ``look`` made of ``x``."""
+    kept: Tensor | None
+    """What an earlier pass kept, with the same halo."""
+    halo: Halo
+
+
+class Block(nn.Module):
+    """A part that keeps a map's size. Subclasses without sums override :meth:`update` alone.
+
+    Attributes:
+        reaches: how many rows around a strip each pass reads, a number for each sum and one for :meth:`update`.
+        alignment: a strip begins at a multiple of so many rows.
+        keeps: the number of the pass that keeps a map for the last one; None for no such pass.
+        rewrites: whether the result is another map than the one that was put in.
+    """
+
+    reaches: tuple[int, ...] = (0,)
+    alignment: int = 1
+    keeps: int | None = None
+    rewrites: bool = True
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        """(B, C, H, W) -> the same; ``run`` is what the parts of the network hand on to each other."""
+        looked, kept, known = self.look(x), None, []
+        for _ in self.reaches[1:]:
+            sums, kept = self.summarise(Strip(x, looked, kept, Halo()), known)
+            known.append(self.conclude(sums, known, run))
+        return self.update(Strip(x, looked, kept, Halo()), known)
+
+    def look(self, x: Tensor) -> Any:
+        """What every pass begins with."""
+        return x
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+        """Pass number ``len(known)``: sums over the strip, and a map of it that later passes need, or None."""
+        raise NotImplementedError(f"{type(self).__name__} has sums but no summarise")
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
+        """What follows from the sums of all strips, once for the batch."""
+        return sums
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        """The block's result on the strip, without its halo."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    @property
+    def reach(self) -> int:
+        """How many rows around a strip :meth:`again` reads."""
+        return self.reaches[-1] + (0 if self.keeps is None else self.reaches[self.keeps])
+
+    def again(self, x: Tensor, halo: Halo, known: list[Any]) -> Tensor:
+        """The block's result on a strip once more, when what follows from the sums is known."""
+        inner = halo.less(self.reaches[-1])
+        outer = Halo(halo.above - inner.above, halo.below - inner.below)
+        kept = None
+        if self.keeps is not None:
+            _, kept = self.summarise(Strip(x, self.look(x), None, outer), known[: self.keeps])
+        x = outer.crop(x)
+        return self.update(Strip(x, self.look(x), kept, inner), known)
+
+
+def add_up(sums: Iterable[Sums]) -> Sums:
+    """The sums over all strips, from top to bottom, in double precision."""
+    total: Sums | None = None
+    for one in sums:
+        total = one.double() if total is None else total.plus(one.double())
+    if total is None:
+        raise ValueError("a map without strips")
+    return total
