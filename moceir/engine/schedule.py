@@ -137,17 +137,16 @@ class Engine:
         level, deepen = 0, nn.Identity()
         for part in self.network.parts():
             module = part.module
-            reach = getattr(module, "reach", 1)
             if part.kind == "embed":
-                recipe.append((reach, partial(_local, module)))
-                current = self._local_map(levels[0], picture, *recipe[-1])
+                recipe.append((module.reach, module))
+                current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read)
             elif part.kind == "block":
                 current, step = self._block(module, current, run)
                 recipe.append(step)
             elif part.kind == "down":
                 twice = level == 0 and height * width > COMPUTE_TWICE_FROM
                 skips.append(Computed(picture, levels[0], tuple(recipe)) if twice else current)
-                current = self._halve(module, current, levels[level + 1], reach, release=twice)
+                current = self._halve(module, current, levels[level + 1], release=twice)
                 level += 1
             elif part.kind == "up":
                 deepen = module
@@ -155,7 +154,7 @@ class Engine:
                 level -= 1
                 current = self._double(deepen, module, current, skips.pop(), levels[level])
             else:
-                self._write(module, current, picture, write, (height, width), reach)
+                self._write(module, current, picture, write, (height, width))
         return tuple(run.routings)
 
     def _levels(self, height: int, width: int) -> list[Rows]:
@@ -188,9 +187,6 @@ class Engine:
             for old, scale, reach in release:
                 old.let_go(int(done * scale) - reach)
         return new
-
-    def _local_map(self, rows: Rows, source: Readable, reach: int, step: Callable[[Tensor, Halo], Tensor]) -> Map:
-        return self._map(rows, Computed(source, rows, [(reach, step)]).read)
 
     def _block(
         self, block: nn.Module, current: Map, run: Run
@@ -228,57 +224,48 @@ class Engine:
     ) -> tuple[Any, Tensor | None]:
         return block.summarise(strip(*rows, reach), known)
 
-    def _halve(self, module: nn.Module, current: Map, rows: Rows, reach: int, *, release: bool) -> Map:
+    def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool) -> Map:
         """The map a level deeper; ``release``: the one above is not needed afterwards."""
 
         def compute(top: int, bottom: int) -> Tensor:
-            first, last, halo = rows.grown(top, bottom, reach)
-            return halo.crop(module(current.read(2 * first, 2 * last)))
+            first, last, halo = current.rows.grown(2 * top, 2 * bottom, module.reach)
+            return module(current.read(first, last), halo)
 
-        return self._map(rows, compute, [(current, 2.0, 2 * reach)] if release else [])
+        return self._map(rows, compute, [(current, 2.0, module.reach)] if release else [])
 
     def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows) -> Map:
         """The map a level above, fused with its skip."""
-        reach = getattr(up, "reach", 1)
 
         def compute(top: int, bottom: int) -> Tensor:
-            first, last, halo = current.rows.grown(top // 2, bottom // 2, reach)
-            doubled = Halo(2 * halo.above, 2 * halo.below).crop(up(current.read(first, last)))
-            return fuse(doubled, skip.read(top, bottom))
+            first, last, halo = current.rows.grown(top // 2, bottom // 2, up.reach)
+            return fuse(up(current.read(first, last), halo), skip.read(top, bottom))
 
-        release = [(current, 0.5, reach)]
+        release = [(current, 0.5, up.reach)]
         if isinstance(skip, Map):
             release.append((skip, 1.0, 0))
         return self._map(rows, compute, release)
 
-    def _write(
-        self, module: nn.Module, current: Map, picture: _Picture, write: Write, size: tuple[int, int], reach: int
-    ) -> None:
+    def _write(self, module: nn.Module, current: Map, picture: _Picture, write: Write, size: tuple[int, int]) -> None:
         """The picture plus the last part's result."""
         height, width = size
 
         def finish(strip: tuple[int, int]) -> int:
             top, bottom = strip
-            first, last, halo = current.rows.grown(top, bottom, reach)
-            part = halo.crop(module(current.read(first, last))) + picture.read(top, bottom)
+            first, last, halo = current.rows.grown(top, bottom, module.reach)
+            part = module(current.read(first, last), halo) + picture.read(top, bottom)
             inside = min(bottom, height)
             if top < inside:
                 write(Region(top, inside, 0, width, height, width), part[:, :, : inside - top, :width])
             return bottom
 
         for bottom in self.workers.map(finish, current.rows):
-            current.let_go(bottom - reach)
+            current.let_go(bottom - module.reach)
 
 
 def _strip_rows(height: int, width: int, alignment: int) -> int:
     """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
     strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2))
     return max(1, round(height / strips / alignment)) * alignment
-
-
-def _local(module: nn.Module, x: Tensor, halo: Halo) -> Tensor:
-    """The result of a module without sums."""
-    return halo.crop(module(x))
 
 
 class _Picture:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from moceir.networks.layers import Convolution, convolve, depthwise, inferring_on_cpu, pointwise, some_channels
-from moceir.networks.strips import Halo, Sums
+from moceir.networks.strips import NO_HALO, Halo, Sums
 
 
 class Gram(Sums):
@@ -107,15 +107,14 @@ class SelfAttention(nn.Module):
     def gram(self, x: Tensor, halo: Halo) -> Gram:
         """Sums over the strip; ``x`` (B, C, H, W) has a halo of one row."""
         dim = self.project.in_channels
-        query, key = halo.crop(some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim)).chunk(2, dim=1)
+        query, key = some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim, halo).chunk(2, dim=1)
         return Gram.of(query, key, len(self.temperature))
 
-    def forward(self, x: Tensor, mixing: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) and :meth:`Gram.mixing` of it -> (B, C, H, W); the outermost rows of a halo are wrong."""
+    def forward(self, x: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """``x`` (B, C, H, W) with ``halo`` and :meth:`Gram.mixing` of it -> (B, C, H, W) with ``halo.after(1)``."""
         dim = self.project.in_channels
-        return attend(
-            mixing, some_channels(x, self.qkv, self.qkv_mix, 2 * dim, 3 * dim), self.project, folded=self.folded
-        )
+        value = some_channels(x, self.qkv, self.qkv_mix, 2 * dim, 3 * dim, halo)
+        return attend(mixing, value, self.project, folded=self.folded)
 
     def matmul_macs(self, height: int, width: int) -> int:
         """Multiply-adds of what is not a convolution: q kᵀ, and its product with v."""
@@ -153,16 +152,16 @@ class CrossAttention(nn.Module):
         # Zeros beyond the strip, so that the rows next to it get what it contributes to them.
         query = self.query_mix(F.pad(self.query(x), (0, 0, near.above, near.below)))
         dim = self.project.in_channels
-        key = halo.crop(some_channels(context, self.key_value, self.key_value_mix, 0, dim), keep=1)
+        key = some_channels(context, self.key_value, self.key_value_mix, 0, dim, halo)
         products, squares = _products(query, key, heads), _squares(query, heads)
         split = rearrange(query, "b (heads c) h w -> b heads c h w", heads=heads)
         first, last = split[..., :2, :].contiguous(), split[..., -2:, :].contiguous()
         return OverlappingGram((products, squares, _squares(near.crop(key), heads), first, last))
 
-    def forward(self, context: Tensor, mixing: Tensor) -> Tensor:
-        """``context`` (B, C, H, W) for values -> the same; the three outermost rows of a halo are wrong."""
+    def forward(self, context: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """``context`` (B, C, H, W) with ``halo``, for values -> the same with ``halo.after(3)``."""
         dim = self.project.in_channels
-        value = some_channels(context, self.key_value, self.key_value_mix, dim, 2 * dim)
+        value = some_channels(context, self.key_value, self.key_value_mix, dim, 2 * dim, halo)
         return attend(mixing, value, self.project, folded=self.folded)
 
     def matmul_macs(self, height: int, width: int) -> int:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from moceir.networks.attention import CrossAttention, Gram, OverlappingGram, SelfAttention
-from moceir.networks.experts import NO_HALO, Expert
+from moceir.networks.experts import Expert
 from moceir.networks.layers import ChannelNorm, FeedForward, composed, fold_norm, plus, pointwise, times
 from moceir.networks.routes import Routing, Run
 from moceir.networks.routing import Router
-from moceir.networks.strips import Block, Halo, Strip, Sums
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums
 
 
 class EncoderBlock(Block):
@@ -44,9 +44,9 @@ class EncoderBlock(Block):
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
         """The block's result."""
         halo = strip.halo
-        x = plus(halo.crop(self.attention(strip.looked, known[0]), keep=1), halo.crop(strip.x, keep=1))
+        x = plus(self.attention(strip.looked, known[0], halo), halo.crop(strip.x, keep=1))
         near = halo.less(1)
-        return plus(near.crop(self.feed_forward(self.norm2(x))), near.crop(x))
+        return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
 
     def fold(self) -> None:
         """Give the norms' gains to the convolutions after them, and the attention's projection to its matrix."""
@@ -179,7 +179,7 @@ class DecoderBlock(Block):
             pixels = inside.new_tensor(inside.shape[2] * inside.shape[3])
             return Sums((*self.shared.gram(shared, halo), inside.sum(dim=(2, 3)), pixels)), None
         mixing, routing = known[0]
-        context = halo.crop(self.shared(shared, mixing), keep=4)
+        context = self.shared(shared, mixing, halo)
         kept = halo.less(4).crop(context)
         query = self.moce(halo.crop(routed, keep=3), kept, routing, halo.less(3))
         return self.cross_attention.gram(query, context, halo.less(4)), kept
@@ -202,7 +202,7 @@ class DecoderBlock(Block):
         halo, shared = strip.halo, strip.kept
         if shared is None:
             raise ValueError("the second pass keeps the shared expert's result for the third")
-        update = halo.crop(self.cross_attention(shared, mixing), keep=1)
+        update = self.cross_attention(shared, mixing, halo)
         if self.straight_through:
             # The published gate scales a query that is L2-normalised next, so with one expert it cancels and
             # the restoration loss cannot train the router. A factor of exactly 1 with the gate's gradient can.
@@ -210,7 +210,7 @@ class DecoderBlock(Block):
             update = update * (gate / gate.detach())
         x = plus(update, halo.crop(strip.x, keep=1))
         near = halo.less(1)
-        return plus(near.crop(self.feed_forward(self.norm2(x))), near.crop(x))
+        return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
 
     def fold(self) -> None:
         """Multiply out all 1×1 convolutions in a row; what becomes of the experts' input is then all up to them."""

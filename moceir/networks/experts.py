@@ -15,9 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from moceir.networks.layers import ChannelNorm, channels_last, depthwise, pointwise, times
-from moceir.networks.strips import Halo
-
-NO_HALO = Halo()
+from moceir.networks.strips import NO_HALO, Halo
 
 
 def pad_to_windows(x: Tensor, window: int) -> Tensor:
@@ -45,8 +43,8 @@ class WindowMixer(nn.Module, ABC):
 
     def forward(self, z: Tensor, halo: Halo = NO_HALO) -> Tensor:
         """(B, r, H, W) with a halo of three rows -> the same without; a strip begins where a window does."""
-        query = halo.crop(self.query_mix(self.query(z)))
-        key, value = halo.crop(self.key_value_mix(self.key_value(z))).chunk(2, dim=1)
+        query = self.query_mix(self.query(halo.crop(z, keep=1)), halo.less(1))
+        key, value = self.key_value_mix(self.key_value(z), halo).chunk(2, dim=1)
         return self.project(channels_last(self.mix(query, key, value)))
 
     @abstractmethod
@@ -127,4 +125,4 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor, halo: Halo = NO_HALO) -> Tensor:
         """``x``, with a halo of three rows, and the shared expert's ``shared``, without -> (B, C, H, W) without."""
-        return self.expand(times(self.mixer(self.reduce(x), halo), self.modulate(shared, "silu")))
+        return self.expand(times(self.mixer(self.reduce(x), halo), self.modulate(shared, activation="silu")))

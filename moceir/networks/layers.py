@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from moceir.networks.strips import NO_HALO, Halo
+
 
 def channels_last(x: Tensor) -> Tensor:
     """The same map in the memory order that is fastest here."""
@@ -43,9 +45,14 @@ class Convolution(nn.Conv2d):
     an activation in one pass over memory; torch.compile emits the same operation.
     """
 
-    def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), then ``"none"``, ``"gelu"`` or ``"silu"``."""
-        return convolve(x, self.weight, self.bias, self.stride, self.padding, self.groups, activation)
+    @property
+    def reach(self) -> int:
+        """How many rows above and below a strip it looks at."""
+        return self.padding[0]  # type: ignore[return-value]  # numbers are all that is given here
+
+    def forward(self, x: Tensor, halo: Halo = NO_HALO, activation: str = "none") -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W') with ``halo.after(reach)``, then ``"none"``, ``"gelu"`` or ``"silu"``."""
+        return spread(x, self.weight, self.bias, halo, self.reach, self.stride, self.groups, activation)
 
 
 class OfMean(Convolution):
@@ -79,8 +86,35 @@ def convolve(
     return {"none": lambda z: z, "gelu": F.gelu, "silu": F.silu}[activation](y)
 
 
+def spread(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    halo: Halo,
+    reach: int,
+    stride: Any = (1, 1),
+    groups: int = 1,
+    activation: str = "none",
+) -> Tensor:
+    """A convolution on a strip: what it needs of rows around is its halo, with zeros beyond the end of the map.
+
+    Args:
+        x: (B, C, H, W) with ``halo``.
+        weight, bias, stride, groups, activation: as of :func:`convolve`.
+        halo: of ``x``.
+        reach: rows that the kernel looks up and down, and columns to both sides.
+
+    Returns:
+        The result with ``halo.after(reach)``.
+    """
+    above, below = (min(rows, reach) for rows in halo)
+    zeros = reach - min(above, below)  # on both sides; too many rows are cheaper than a padded copy
+    y = convolve(x, weight, bias, stride, (zeros, reach), groups, activation)
+    return y[:, :, above - reach + zeros : y.shape[2] - (below - reach + zeros)]
+
+
 def some_channels(
-    x: Tensor, first: Convolution, second: Convolution, start: int, stop: int, activation: str = "none"
+    x: Tensor, first: Convolution, second: Convolution, start: int, stop: int, halo: Halo, activation: str = "none"
 ) -> Tensor:
     """Channels ``start`` to ``stop`` of a 1×1, then of the depth-wise convolution of its result, and an activation."""
 
@@ -89,7 +123,7 @@ def some_channels(
 
     weight, bias = some(second)
     hidden = convolve(x, *some(first))
-    return convolve(hidden, weight, bias, padding=second.padding, groups=stop - start, activation=activation)
+    return spread(hidden, weight, bias, halo, second.reach, groups=stop - start, activation=activation)
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:
@@ -177,12 +211,12 @@ class FeedForward(nn.Module):
         self.mix = depthwise(2 * hidden, 3, bias=bias)
         self.project = pointwise(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """(B, C, H, W) with a halo of one row -> the same without."""
         # The two halves apart: half the channels of a map are not contiguous, and slow.
         hidden = self.project.in_channels
-        gate = some_channels(x, self.expand, self.mix, 0, hidden, "gelu")
-        return self.project(times(gate, some_channels(x, self.expand, self.mix, hidden, 2 * hidden)))
+        gate = some_channels(x, self.expand, self.mix, 0, hidden, halo, "gelu")
+        return self.project(times(gate, some_channels(x, self.expand, self.mix, hidden, 2 * hidden, halo)))
 
 
 class Downsample(nn.Sequential):
@@ -193,6 +227,10 @@ class Downsample(nn.Sequential):
     def __init__(self, *, dim: int) -> None:
         super().__init__(Convolution(dim, dim // 2, kernel_size=3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
+    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """``x`` with a halo of one row, its result without."""
+        return self[1](self[0](x, halo))
+
 
 class Upsample(nn.Sequential):
     """(B, C, H, W) -> (B, C/2, 2H, 2W)."""
@@ -201,6 +239,10 @@ class Upsample(nn.Sequential):
 
     def __init__(self, *, dim: int) -> None:
         super().__init__(Convolution(dim, 2 * dim, kernel_size=3, padding=1, bias=False), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """``x`` with a halo of one row, its result without."""
+        return self[1](self[0](x, halo))
 
 
 def composed(second: nn.Module, first: nn.Module) -> Convolution:

@@ -20,23 +20,12 @@ GATINGS = ("published", "straight_through")
 class Fuse(Convolution):
     """A 1×1 on a map and the skip of its level."""
 
-    reach = 0
-
     def __init__(self, *, dim: int) -> None:
         super().__init__(2 * dim, dim, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) each -> (B, C, H, W)."""
         return super().forward(torch.cat([x, skip], dim=1))
-
-
-class Kernel3(Convolution):
-    """A 3×3 convolution without bias."""
-
-    reach = 1
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(in_dim, out_dim, kernel_size=3, padding=1, bias=False)
 
 
 class MoCEIR(UNet):
@@ -120,7 +109,7 @@ class MoCEIR(UNet):
                 gating=gating,
             )
 
-        self.embed = Kernel3(3, dim)
+        self.embed = Convolution(3, dim, kernel_size=3, padding=1, bias=False)
         self.encoder = nn.ModuleList(encoder_blocks(level, num_blocks[level]) for level in range(levels - 1))
         self.down = nn.ModuleList(Downsample(dim=dims[level]) for level in range(levels - 1))
         self.latent = encoder_blocks(levels - 1, num_blocks[-1])
@@ -131,7 +120,7 @@ class MoCEIR(UNet):
             nn.ModuleList(decoder_block(level) for _ in range(num_decoder_blocks[level])) for level in decoder_levels
         )
         self.refinement = encoder_blocks(0, num_refinement_blocks)
-        self.output = Kernel3(dim, 3)
+        self.output = Convolution(dim, 3, kernel_size=3, padding=1, bias=False)
         nn.init.zeros_(self.output.weight)
         self.num_experts = num_experts
         self.topk = topk

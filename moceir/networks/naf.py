@@ -25,7 +25,7 @@ from moceir.networks.layers import (
     times,
 )
 from moceir.networks.routes import Run
-from moceir.networks.strips import Block, Strip, Sums
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums
 from moceir.networks.unet import UNet
 
 
@@ -57,8 +57,7 @@ class GatedBlock(Block):
         """Of the gated map, and of how many pixels it has."""
         normed = self.norm1(strip.x)
         dim = self.project1.in_channels
-        first = some_channels(normed, self.expand1, self.mix, 0, dim)
-        gated = strip.halo.crop(times(first, some_channels(normed, self.expand1, self.mix, dim, 2 * dim)))
+        gated = times(*(some_channels(normed, self.expand1, self.mix, i, i + dim, strip.halo) for i in (0, dim)))
         return Sums((gated.sum(dim=(2, 3), keepdim=True), gated.new_tensor(gated.shape[2] * gated.shape[3]))), gated
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
@@ -96,8 +95,6 @@ class GatedBlock(Block):
 class HalveAndWiden(Convolution):
     """(B, C, H, W) -> (B, 2C, H/2, W/2) by a 2×2 convolution; H and W even."""
 
-    reach = 0
-
     def __init__(self, *, dim: int) -> None:
         super().__init__(dim, 2 * dim, kernel_size=2, stride=2)
 
@@ -110,11 +107,13 @@ class DoubleAndNarrow(nn.Sequential):
     def __init__(self, *, dim: int) -> None:
         super().__init__(pointwise(dim, 2 * dim, bias=False), nn.PixelShuffle(2))
 
+    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+        """It needs no halo."""
+        return super().forward(x)
+
 
 class Add(nn.Module):
     """A map and the skip of its level."""
-
-    reach = 0
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, C, H, W) each -> (B, C, H, W)."""

@@ -64,7 +64,7 @@ class FrequencyEmbedding(Block):
 
     def summarise(self, strip: Strip, known: list[object]) -> tuple[Sums, None]:
         """Of high-pass responses, and of how many there are."""
-        high = F.gelu(strip.halo.crop(self.high_pass(strip.x)))
+        high = F.gelu(self.high_pass(strip.x, strip.halo))
         return Sums((high.sum(dim=(2, 3)), high.new_tensor(high.shape[2] * high.shape[3]))), None
 
     def conclude(self, sums: Sums, known: list[object], run: Run) -> None:

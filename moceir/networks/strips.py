@@ -30,6 +30,13 @@ class Halo(NamedTuple):
         """The halo that :meth:`crop` leaves."""
         return Halo(min(self.above, keep), min(self.below, keep))
 
+    def after(self, reach: int) -> Halo:
+        """What is left of it behind a convolution that looks so many rows up and down."""
+        return Halo(max(0, self.above - reach), max(0, self.below - reach))
+
+
+NO_HALO = Halo()
+
 
 class Sums(tuple[Tensor, ...]):
     """Sums over the pixels of a strip."""
@@ -74,9 +81,9 @@ class Block(nn.Module):
         """(B, C, H, W) -> the same; ``run`` is what the parts of the network hand on to each other."""
         looked, kept, known = self.look(x), None, []
         for _ in self.reaches[1:]:
-            sums, kept = self.summarise(Strip(x, looked, kept, Halo()), known)
+            sums, kept = self.summarise(Strip(x, looked, kept, NO_HALO), known)
             known.append(self.conclude(sums, known, run))
-        return self.update(Strip(x, looked, kept, Halo()), known)
+        return self.update(Strip(x, looked, kept, NO_HALO), known)
 
     def look(self, x: Tensor) -> Any:
         """What every pass begins with."""

@@ -36,8 +36,9 @@ class UNet(nn.Module):
     A subclass sets, in its constructor: ``embed``; for each level but the last, the finest first, ``encoder`` (blocks)
     and ``down``; ``latent`` (blocks); for each level but the last, the coarsest first, ``up``, ``fuse`` and ``decoder``
     (blocks); ``refinement`` (blocks at full resolution); and ``output``. Blocks are
-    :class:`~moceir.networks.strips.Block`. The rest are modules that need no sums; those that look at rows around the
-    ones they compute say so as ``reach``, in rows of their output.
+    :class:`~moceir.networks.strips.Block`. The rest need no sums: they take a map and its halo, of as many rows as they
+    say with ``reach``, and give their result without, as :class:`~moceir.networks.layers.Convolution` does; ``fuse``
+    takes two maps without halo.
 
     Attributes:
         num_layers, num_experts, topk: of routed layers; 0 without.
