@@ -122,7 +122,7 @@ class Camera:
         red_gain: Sequence[float] = (1.9, 2.4),
         blue_gain: Sequence[float] = (1.5, 1.9),
         edge_aware: float = 0.5,
-        chroma_blur: Sequence[float] = (0.7, 5),
+        chroma_blur: Sequence[float] = (1.5, 6),
         chroma_blur_probability: float = 0.9,
         luma_smoothing: Sequence[float] = (1, 4),
         luma_smoothing_probability: float = 0.5,
