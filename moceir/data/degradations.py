@@ -1,6 +1,7 @@
-"""Synthetic degradations: noise, JPEG, and ways to combine degradations. Blur is in :mod:`moceir.data.blur`.
+"""Synthetic degradations: noise, JPEG, and ways to combine degradations.
 
-Noise is neither clipped nor rounded, as is usual for denoising benchmarks; :class:`Digitised` does that.
+Noise is neither clipped nor rounded, as is usual for denoising benchmarks; :class:`Digitised` does that. Noise that was
+developed is in :mod:`moceir.data.camera`, blur in :mod:`moceir.data.blur` and :mod:`moceir.data.shake`.
 """
 
 from __future__ import annotations

@@ -118,6 +118,6 @@ def _paste(part: np.ndarray, onto: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _warp(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    # OpenCV takes 0.25 ms for three channels of 168×168, on one thread of a CPU.
+    # OpenCV takes 0.24 ms for three channels of 168×168 on one thread of a CPU; kornia's warp_affine 0.77 ms.
     size = image.shape[1], image.shape[0]
     return cv2.warpAffine(image, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
