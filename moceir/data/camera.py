@@ -29,6 +29,7 @@ _XYZ_FROM_SRGB = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )  # IEC 61966-2-1
 _CONTRASTS = 8
+_SATURATING = 0.95  # display value of all colours from which on a sensor is saturated, more and more
 _LEVELS = 1 << 16
 # What the sensor's numbers mean: saturated colours lie outside [0, 1] in another camera's colours, noise anywhere.
 _LOWEST, _HIGHEST = -0.5, 1.5
@@ -146,6 +147,9 @@ class Camera:
         shot, read = draw_sensor_noise(self.shot, rng)
         mosaic = development.expose(image)
         deviation = np.sqrt(np.float32(shot) * np.maximum(mosaic, 0) + np.float32(read))
+        # A full photosite counts the same every time, so white has no noise. The paper spares highlights the inverse
+        # gains for that, after which they do not come back as they were.
+        deviation *= 1 - ((clean.min(axis=0) - _SATURATING) / (1 - _SATURATING)).clip(0, 1)
         noisy = mosaic + deviation * rng.standard_normal(mosaic.shape, dtype=np.float32)
         if rng.random() < self.luma_smoothing_probability:
             plain = development._replace(chroma_blur=0, sharpening=0)

@@ -65,6 +65,16 @@ def test_without_noise_nothing_changes(photograph: np.ndarray) -> None:
         assert np.mean(change < 1) > 0.998
 
 
+def test_saturated_pixels_have_no_noise() -> None:
+    def noise(colour: tuple[float, float, float]) -> float:
+        flat = np.tile(np.float32(colour), (64, 64, 1)).transpose(2, 0, 1)
+        return float(np.abs(Camera(shot=[2e-3, 2e-3])(flat, np.random.default_rng(0))[0] - flat).max())
+
+    assert noise((1, 1, 1)) < 1 / 255
+    assert noise((0.9, 0.9, 0.9)) > 4 / 255
+    assert noise((1, 0, 0)) > 4 / 255
+
+
 def test_noise_is_stronger_where_there_is_more_of_it_on_the_sensor() -> None:
     flat = np.full((3, 96, 96), 0.5, np.float32)
     deviations = [
