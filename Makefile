@@ -44,7 +44,7 @@ bench: $(READY) ## speed and memory of restoring and training, in docs/performan
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)
 
-bench-degradations: $(READY) ## time, looks and noise of degradation=real: make bench-degradations args="--reference FOLDER"
+bench-degradations: $(READY) ## time, looks and noise of degradation=real
 	$(BIN)/python benchmarks/degradations.py $(args)
 
 bench-data: $(READY) ## speed and memory of reading training data
