@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-peers constraints clean
+.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-degradations bench-peers constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ bench: $(READY) ## speed and memory of restoring and training, in docs/performan
 
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)
+
+bench-degradations: $(READY) ## time, looks and noise of degradation=real
+	$(BIN)/python benchmarks/degradations.py $(args)
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)

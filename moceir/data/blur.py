@@ -1,5 +1,7 @@
 """Blur, by motion or by focus: a kernel drawn at random, and the convolution of light with it.
 
+What moves in more ways than a kernel can say is in :mod:`moceir.data.shake`.
+
 Light is display value to the power of ``gamma``. A sensor adds up light, for which 2.2 stands; 1 adds up display
 values, as GoPro's ``blur`` does (its ``blur_gamma`` is 2.2; Nah et al., CVPR 2017).
 """
@@ -21,7 +23,7 @@ class MotionBlur:
     Args:
         length: range of the trajectory's extent in pixels: twice its furthest distance from its centroid, which of an
             even movement straight ahead is its length.
-        shake: range of how far the velocity wanders, see :func:`motion_kernel`.
+        shake: range of how far the velocity wanders, see :func:`random_path`.
         gamma: of light, see above.
     """
 
@@ -30,7 +32,7 @@ class MotionBlur:
     ) -> None:
         self.length = checked_range("length", length)
         self.shake = checked_range("shake", shake)
-        self.gamma = _checked_gamma(gamma)
+        self.gamma = checked_gamma(gamma)
         self.margin = _motion_radius(self.length[1])
 
     def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
@@ -43,31 +45,43 @@ class Defocus:
 
     def __init__(self, *, radius: Sequence[float] = (1, 6), gamma: float = 2.2) -> None:
         self.radius = checked_range("radius", radius)
-        self.gamma = _checked_gamma(gamma)
+        self.gamma = checked_gamma(gamma)
         self.margin = _disc_radius(self.radius[1])
 
     def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         return convolve(clean, disc_kernel(rng.uniform(*self.radius)), gamma=self.gamma), "defocus"
 
 
-def motion_kernel(*, length: float, shake: float, rng: np.random.Generator) -> np.ndarray:
-    """Where light falls from a point, while the camera moves along a random smooth trajectory.
+def random_path(*, steps: int, shake: float, rng: np.random.Generator, dims: int = 2) -> np.ndarray:
+    """A smooth walk, float64 (steps, dims), at even times; where it begins and how large it is means nothing.
 
     The velocity is a random walk, so that movement has inertia, as in Boracchi & Foi (TIP 2012) and DeblurGAN (Kupyn
     et al., CVPR 2018), with neither their pull to the origin nor their sudden jerks.
 
     Args:
+        steps: how many points.
+        shake: standard deviation of the velocity's change from first to last point, where that of the velocity at the
+            first is 1 (in each dimension); 0 goes straight on.
+        rng: decides the path.
+        dims: how many coordinates, each independent of the others.
+    """
+    walk = np.cumsum(rng.standard_normal((steps, dims)), axis=0) / math.sqrt(steps)
+    return np.cumsum(rng.standard_normal(dims) + shake * walk, axis=0)
+
+
+def motion_kernel(*, length: float, shake: float, rng: np.random.Generator) -> np.ndarray:
+    """Where light falls from a point, while the camera moves along a random smooth trajectory.
+
+    Args:
         length: extent of the trajectory in pixels, see :class:`MotionBlur`.
-        shake: standard deviation of the velocity's change from start to end of the exposure, where that of the
-            velocity at the start is 1 (in x and in y); 0 goes straight on.
+        shake: how far it bends, see :func:`random_path`.
         rng: decides the trajectory.
 
     Returns:
         float32 (K, K), K odd, that sums to 1 and has its centroid in the middle.
     """
     steps = 64 + 8 * math.ceil(length)  # close enough together to leave no gaps
-    walk = np.cumsum(rng.standard_normal((steps, 2)), axis=0) / math.sqrt(steps)
-    path = np.cumsum(rng.standard_normal(2) + shake * walk, axis=0)
+    path = random_path(steps=steps, shake=shake, rng=rng)
     path -= path.mean(axis=0)
     path *= length / 2 / np.linalg.norm(path, axis=1).max()
     radius = _motion_radius(length)
@@ -108,7 +122,12 @@ def _disc_radius(radius: float) -> int:
     return int(radius + 0.5)
 
 
-def _checked_gamma(gamma: float) -> float:
+def checked_gamma(gamma: float) -> float:
+    """What display values are raised to, to give light.
+
+    Raises:
+        ValueError: unless it is above 0.
+    """
     if not 0 < gamma < math.inf:
         raise ValueError(f"gamma={gamma:g}: give 1 for display values, 2.2 for light")
     return gamma

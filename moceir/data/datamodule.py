@@ -48,6 +48,8 @@ class RestorationDataModule(LightningDataModule):
         validation_images: how many held-out pictures of each dataset are used, at most.
         num_workers: processes that load data beside each training process.
         seed: decides crops, flips, noise and order.
+        detail: probability of choosing a crop by its detail.
+        grey: probability of making a crop grey.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class RestorationDataModule(LightningDataModule):
         validation_images: int,
         num_workers: int,
         seed: int,
+        detail: float = 0,
+        grey: float = 0,
     ) -> None:
         super().__init__()
         self.root = root
@@ -77,6 +81,8 @@ class RestorationDataModule(LightningDataModule):
         self.validation_images = validation_images
         self.num_workers = num_workers
         self.seed = seed
+        self.detail = detail
+        self.grey = grey
         self._start = 0
         self._loader: BeginsAnywhere
         if not root:
@@ -103,7 +109,12 @@ class RestorationDataModule(LightningDataModule):
         listings = self._find()
         mixture = mix(listings, self.sources, validation_images=self.validation_images)
         self.train_set = TrainingCrops(
-            sets=mixture.training, crop=self.crop, degradation=self.degradation, seed=self.seed
+            sets=mixture.training,
+            crop=self.crop,
+            degradation=self.degradation,
+            seed=self.seed,
+            detail=self.detail,
+            grey=self.grey,
         )
         self.val_set = WholePictures(sets=mixture.validation, degradations=self.validation_degradations, seed=self.seed)
         found = {name: len(listing.pairs) for name, listing in listings.items()}

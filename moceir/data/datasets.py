@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from moceir.data.degradations import Degradation
+from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.images import ImageError
 from moceir.data.pictures import Window
 from moceir.data.sources import Pair
+
+_TRIES = 4  # crops of which the one with most detail is taken
 
 
 class Stream(IntEnum):
@@ -62,8 +64,30 @@ def to_tensor(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
+def draw_window(image: np.ndarray, *, crop: int, detail: float, rng: np.random.Generator) -> Window:
+    """A random square of uint8 (H, W, 3); with probability ``detail`` that of four with the steepest gradients."""
+    tries = _TRIES if detail and rng.random() < detail else 1
+    places = [[int(rng.integers(side - crop + 1)) for side in image.shape[:2]] for _ in range(tries)]
+    windows = [Window(top, left, crop, crop) for top, left in places]
+    return windows[0] if tries == 1 else max(windows, key=lambda window: _steepness(window.of(image)))
+
+
+def _steepness(image: np.ndarray) -> float:
+    """Mean difference between neighbours' green."""
+    green = image[..., 1].astype(np.int16)
+    return float(sum(np.abs(np.diff(green, axis=axis)).mean() for axis in (0, 1)))
+
+
 def training_sample(
-    pair: Pair, *, task: str, name: str, crop: int, degradation: Degradation, rng: np.random.Generator
+    pair: Pair,
+    *,
+    task: str,
+    name: str,
+    crop: int,
+    degradation: Degradation,
+    rng: np.random.Generator,
+    detail: float = 0,
+    grey: float = 0,
 ) -> Sample:
     """A random square crop, randomly flipped; degraded here when the pair is not degraded already.
 
@@ -74,6 +98,8 @@ def training_sample(
         crop: side in pixels.
         degradation: of a clean picture; it sees ``degradation.margin`` pixels around the crop where there are any.
         rng: decides everything.
+        detail: probability of choosing the crop by its detail, see :func:`draw_window`.
+        grey: probability of making both pictures grey: all channels become one of them.
 
     Raises:
         ImageError: when a picture cannot be read, is smaller than the crop, or its partner has another size.
@@ -84,19 +110,24 @@ def training_sample(
         raise ImageError(
             f"{pair.clean}: {width}×{height} is smaller than the crop of {crop}; remove the picture or lower the crop"
         )
-    top, left = (int(rng.integers(side - crop + 1)) for side in (height, width))
+    window = draw_window(clean, crop=crop, detail=detail, rng=rng)
     flips = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
-    window = Window(top, left, crop, crop)
+    channel = int(rng.integers(3)) if grey and rng.random() < grey else None
+    if channel is not None:
+        clean = np.broadcast_to(clean[..., channel, None], clean.shape)
+        degraded = None if degraded is None else np.broadcast_to(degraded[..., channel, None], degraded.shape)
     if degraded is not None:
         one, two = (torch.from_numpy(to_tensor(np.flip(window.of(image), flips))) for image in (degraded, clean))
         return Sample(one, two, task, name)
 
     margin = degradation.margin
-    outer_top, outer_left = max(0, top - margin), max(0, left - margin)
-    outer = clean[outer_top : top + crop + margin, outer_left : left + crop + margin]
+    outer_top, outer_left = max(0, window.top - margin), max(0, window.left - margin)
+    outer = clean[outer_top : window.top + crop + margin, outer_left : window.left + crop + margin]
     seen = to_tensor(outer)
     made, task = degradation(seen, rng)
-    window = Window(top - outer_top, left - outer_left, crop, crop)
+    if channel is not None:  # noise is coloured
+        made = np.broadcast_to(made[channel], made.shape)
+    window = Window(window.top - outer_top, window.left - outer_left, crop, crop)
     cut = (np.flip(window.of(image.transpose(1, 2, 0)), flips).transpose(2, 0, 1) for image in (made, seen))
     one, two = (torch.from_numpy(np.ascontiguousarray(image)) for image in cut)
     return Sample(one, two, task, name)
@@ -112,13 +143,26 @@ class TrainingCrops(Dataset[Sample]):
         crop: side of the square crops, in pixels.
         degradation: what to do to a crop of a picture that is clean.
         seed: decides every crop, flip and noise.
+        detail: probability of choosing a crop by its detail, see :func:`draw_window`.
+        grey: probability of making a crop grey.
     """
 
-    def __init__(self, *, sets: Sequence[PairSet], crop: int, degradation: Degradation, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        sets: Sequence[PairSet],
+        crop: int,
+        degradation: Degradation,
+        seed: int,
+        detail: float = 0,
+        grey: float = 0,
+    ) -> None:
         self.sets = list(sets)
         self.crop = crop
         self.degradation = degradation
         self.seed = seed
+        self.detail = checked_probability("detail", detail)
+        self.grey = checked_probability("grey", grey)
         self._ends = list(accumulate(one.samples() for one in self.sets))
 
     def __len__(self) -> int:
@@ -141,6 +185,8 @@ class TrainingCrops(Dataset[Sample]):
             crop=self.crop,
             degradation=self.degradation,
             rng=np.random.default_rng((self.seed, epoch, index, Stream.CROP)),
+            detail=self.detail,
+            grey=self.grey,
         )
 
 

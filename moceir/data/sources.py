@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moceir.data.drawings import Drawing
 from moceir.data.images import ImageError, find_images
 from moceir.data.pack import find_packed, is_pack
 from moceir.data.pictures import ImageFile, MatBlock, Picture, Window, mat_blocks, tiles
@@ -179,6 +180,30 @@ class SamplePhotographs(CleanImages):
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
         return [Pair(ImageFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()], []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawings(Source):
+    """Pictures that are drawn as they are read; their folder need not be there.
+
+    Attributes:
+        count: how many.
+        side: of each, in pixels.
+        untouched: the share that is its own degraded picture, because what is perfect is to be left alone.
+    """
+
+    count: int
+    side: int
+    untouched: float
+
+    def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
+        drawings = [Drawing(number, self.side) for number in range(self.count)]
+        names = [f"{drawing.number:0{len(str(self.count))}d}" for drawing in drawings]
+        degraded = [one if one.number < self.untouched * self.count else None for one in drawings]
+        return [Pair(*entry) for entry in zip(drawings, degraded, names, names, strict=True)], []
+
+    def _is_native(self, folder: Path) -> bool:
+        return not is_pack(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

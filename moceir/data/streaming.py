@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from moceir.data.datamodule import RestorationDataModule, ResumableLoader
 from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, training_sample
-from moceir.data.degradations import Degradation
+from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.mixture import spread, tabulate
 from moceir.data.shards import Shard, need_webdataset, read_index, read_shard
 from moceir.data.sources import Pair
@@ -69,6 +69,8 @@ class StreamedCrops(Dataset[Sample]):
         rank: of this process.
         world_size: how many there are.
         workers: how many processes load for it.
+        detail: probability of choosing a crop by its detail.
+        grey: probability of making a crop grey.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class StreamedCrops(Dataset[Sample]):
         rank: int,
         world_size: int,
         workers: int,
+        detail: float = 0,
+        grey: float = 0,
     ) -> None:
         self.root = root
         self.crop = crop
@@ -91,6 +95,8 @@ class StreamedCrops(Dataset[Sample]):
         self.seed = seed
         self.rank = rank
         self.workers = max(1, workers)
+        self.detail = checked_probability("detail", detail)
+        self.grey = checked_probability("grey", grey)
         self.batches = sum(one.samples() for one in sets) // (world_size * batch_size)
         self._visits = [
             Visit(one.name, one.task, r, shard) for one in sets for r in range(one.repeat) for shard in one.shards
@@ -124,6 +130,8 @@ class StreamedCrops(Dataset[Sample]):
             rng=np.random.default_rng(
                 (self.seed, epoch, visit.round, zlib.crc32(visit.set.encode()), key, Stream.CROP)
             ),
+            detail=self.detail,
+            grey=self.grey,
         )
 
     def plan(self, epoch: int, stream: int) -> list[tuple[Visit, int]]:
@@ -223,6 +231,8 @@ class StreamingDataModule(RestorationDataModule):
             rank=rank,
             world_size=world_size,
             workers=self.num_workers,
+            detail=self.detail,
+            grey=self.grey,
         )
         if not crops.batches:
             raise ValueError(

@@ -49,6 +49,19 @@ def equal(one: list[Sample], two: list[Sample]) -> bool:
     )
 
 
+def test_real_degradations_do_not_depend_on_workers(tree: Path) -> None:
+    def batches(workers: int) -> list[Sample]:
+        module = make(
+            tree, "degradation=real", "data.detail=0.5", "data.grey=0.2", f"data.num_workers={workers}",
+            "data.sets.drawings.count=12", "data.sets.drawings.side=80", "data.sets.BSD400.validation=1",
+            data="[bsd400,drawings]",
+        )  # fmt: skip
+        module.setup("fit")
+        return list(epoch(module, 0))
+
+    assert equal(batches(2), batches(0))
+
+
 def test_everything_is_merged_with_its_repeats(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = make(tree)
     module.prepare_data()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops, WholePictures
-from moceir.data.degradations import GaussianNoise
+from moceir.data.degradations import Chain, GaussianNoise
 from moceir.data.images import ImageError
 from moceir.data.pictures import ArrayPicture, Window
 from moceir.data.sources import Pair
@@ -108,6 +108,44 @@ def test_windows_are_cropped_within() -> None:
     shown = {tuple(data[epoch, 0].clean.flatten().sort().values.tolist()) for epoch in range(5)}
     window = picture(0).image[10:26, 20:36].astype(np.float32) / 255
     assert shown == {tuple(np.sort(window.flatten()).tolist())}
+
+
+def test_crops_are_chosen_by_detail() -> None:
+    """Half of the picture is flat; of four places one is more often than not in the other half."""
+    image = np.zeros((32, 200, 3), np.uint8)
+    image[:, 100:] = picture(0, 32, 100).image
+    one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=300)
+
+    def detailed(detail: float) -> float:
+        data = TrainingCrops(sets=[one], crop=16, degradation=Chain(steps=[]), seed=0, detail=detail)
+        return float(np.mean([bool(data[0, index].clean.std() > 0.2) for index in range(300)]))
+
+    assert 0.35 < detailed(0) < 0.6
+    assert detailed(0) + 0.1 < detailed(0.5) < detailed(1) - 0.1
+    assert detailed(1) > 0.9
+
+
+def test_grey_crops_are_grey_on_both_sides() -> None:
+    data = TrainingCrops(sets=[CLEAN, PAIRED], crop=16, degradation=GaussianNoise(sigmas=[25]), seed=0, grey=0.5)
+    grey = 0
+    for epoch in range(10):
+        for index in range(len(data)):
+            sample = data[epoch, index]
+            flat = [bool((image == image[:1]).all()) for image in (sample.clean, sample.degraded)]
+            assert flat[0] == flat[1]
+            if flat[0]:
+                grey += 1
+                if sample.task == "real":
+                    torch.testing.assert_close(sample.degraded, 1 - sample.clean)
+                else:
+                    assert 15 / 255 < (sample.degraded - sample.clean).std() < 35 / 255
+    assert 0.35 < grey / 160 < 0.65
+
+
+def test_shares_are_probabilities() -> None:
+    for share in ({"detail": 2}, {"grey": -1}):
+        with pytest.raises(ValueError, match="give a probability"):
+            TrainingCrops(sets=[CLEAN], crop=16, degradation=Chain(steps=[]), seed=0, **share)
 
 
 def test_trouble_while_training_is_named() -> None:

@@ -11,6 +11,7 @@ from torch import from_numpy
 
 from moceir.config import config_dir
 from moceir.data.blur import Defocus, MotionBlur, disc_kernel, motion_kernel
+from moceir.data.camera import Camera
 from moceir.data.degradations import (
     CameraNoise,
     Chain,
@@ -21,24 +22,34 @@ from moceir.data.degradations import (
     Jpeg,
     OneOf,
     PoissonNoise,
+    Resized,
 )
 from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
+from moceir.data.shake import Shake
 
 EACH: dict[str, Degradation] = {
     "gaussian": GaussianNoise(sigmas=[15, 50]),
     "range": GaussianNoiseRange(sigma=[0, 55]),
     "poisson": PoissonNoise(scale=100),
     "camera": CameraNoise(),
+    "developed": Camera(),
+    "shake": Shake(moving=0),
+    "shake, moving": Shake(moving=1, gamma=1),
     "motion": MotionBlur(),
     "defocus": Defocus(),
     "jpeg": Jpeg(quality=[10, 90]),
     "jpeg anywhere": Jpeg(quality=[10, 90], anywhere=True),
+    "jpeg, any chroma": Jpeg(quality=[10, 90], chroma=["4:2:0", "4:4:4"]),
+    "smaller": Resized(degradation=Camera(), scale=[0.5, 0.9]),
+    "larger": Resized(degradation=Jpeg(quality=[10, 90]), scale=[1.1, 2]),
     "one of": OneOf(choices=[MotionBlur(), Jpeg(quality=[10, 90])]),
     "clean": Chain(steps=[]),
     "chain": Chain(steps=[MotionBlur(), CameraNoise(), Jpeg(quality=[10, 90])]),
     "poisson after noise": Chain(steps=[GaussianNoise(sigmas=[50]), PoissonNoise(scale=10)]),
     "camera after noise": Chain(steps=[GaussianNoise(sigmas=[50]), CameraNoise()]),
+    "developed after noise": Chain(steps=[GaussianNoise(sigmas=[50]), Camera()]),
+    "shake after noise": Chain(steps=[GaussianNoise(sigmas=[50]), Shake()]),
     "motion after noise": Chain(steps=[GaussianNoise(sigmas=[50]), MotionBlur()]),
     "digitised": Digitised(degradation=GaussianNoise(sigmas=[50]), clip=True, round=True),
 }
@@ -199,6 +210,7 @@ def test_motion_blur_is_a_convolution_of_light(gamma: float, photograph: np.ndar
         Defocus(radius=[6, 6]),
         OneOf(choices=[Defocus(radius=[2.5, 2.5]), MotionBlur(length=[20, 20])]),
         Chain(steps=[MotionBlur(length=[10, 10]), Defocus(radius=[3, 3])]),
+        Shake(length=[31, 31], turn=[0, 0], zoom=[0, 0], moving=0),
     ],
 )
 def test_margin_is_enough_and_half_of_it_is_not(blur: Degradation, photograph: np.ndarray) -> None:
@@ -221,6 +233,7 @@ def test_margins() -> None:
     assert Digitised(degradation=blur, clip=False, round=False).margin == blur.margin == 16
     assert OneOf(choices=[Defocus(radius=[1, 6]), blur, CameraNoise()]).margin == 16
     assert Chain(steps=[Defocus(radius=[1, 6]), blur, CameraNoise()]).margin == 22
+    assert Resized(degradation=blur, scale=[0.5, 2]).margin == 36
 
 
 @pytest.mark.parametrize("quality", [5, 40, 95])
@@ -244,6 +257,52 @@ def test_jpeg_quality_and_grid_are_drawn(photograph: np.ndarray) -> None:
     assert len({result.tobytes() for result in results}) > 10
     errors = [((result - photograph) ** 2).mean() for result in results]
     assert max(errors) < 1.5 * min(errors), "the grid moves, the picture does not"
+
+
+def test_jpeg_keeps_colour_as_it_is_told(photograph: np.ndarray) -> None:
+    def error_of_colour(*chroma: str) -> float:
+        degraded, _ = Jpeg(quality=[95, 95], chroma=chroma)(photograph, np.random.default_rng(0))
+        return float(np.square((degraded - photograph) - (degraded - photograph).mean(axis=0)).mean())
+
+    assert 1.2 * error_of_colour("4:4:4") < error_of_colour("4:2:2") < error_of_colour("4:2:0")
+    jpeg, rng = Jpeg(quality=[50, 50], chroma=["4:2:0", "4:4:4"]), np.random.default_rng(0)
+    drawn = [jpeg(photograph, rng)[0].tobytes() for _ in range(40)]
+    assert len(set(drawn)) == 2
+    assert 8 < drawn.count(drawn[0]) < 32
+
+
+def test_resized_leaves_the_picture_and_resizes_the_change(photograph: np.ndarray) -> None:
+    nothing = Resized(degradation=Chain(steps=[]), scale=[0.5, 2])
+    degraded, task = nothing(photograph, np.random.default_rng(0))
+    assert task == "clean"
+    assert np.array_equal(degraded, photograph)
+
+    def correlation(scale: float) -> float:
+        resized = Resized(degradation=GaussianNoise(sigmas=[25]), scale=[scale, scale])
+        noise = resized(photograph, np.random.default_rng(0))[0] - photograph
+        return float((noise[..., :-1] * noise[..., 1:]).mean() / noise.var())
+
+    assert abs(correlation(1)) < 0.02
+    assert correlation(0.5) > 0.6
+    assert 0 < correlation(1.5) < 0.3
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.6])
+def test_resized_moves_nothing(scale: float) -> None:
+    """A spot that is added comes back where it was added."""
+
+    class Spot:
+        margin = 0
+
+        def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+            sides = np.array(clean.shape[1:])
+            self.place = (sides // 3 + 0.5) / sides
+            y, x = np.ogrid[: sides[0], : sides[1]]
+            return clean + np.exp(-((y - sides[0] // 3) ** 2 + (x - sides[1] // 3) ** 2) / 50, dtype=np.float32), "spot"
+
+    spot = Spot()
+    change, _ = Resized(degradation=spot, scale=[scale, scale])(grey(0, 100), np.random.default_rng(0))
+    assert np.allclose(ndimage.center_of_mass(change[0]), 100 * spot.place - 0.5, atol=0.02)
 
 
 def test_one_of_draws_by_weight() -> None:
@@ -326,6 +385,24 @@ def test_the_extended_mixture(photograph: np.ndarray) -> None:
         assert 14 < -10 * np.log10(((degraded - photograph) ** 2).mean()) < 35, name
 
 
+def test_the_real_mixture(photograph: np.ndarray) -> None:
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        data = compose("train", overrides=["degradation=real"]).data
+    degradation, rng = instantiate(data.degradation), np.random.default_rng(0)
+    assert degradation.margin <= 24
+    window = photograph[:, :64, :64].copy()
+    results = [degradation(window, rng) for _ in range(400)]
+    tasks = [task for _, task in results]
+    assert {"gaussian", "poisson", "camera", "camera+jpeg", "motion", "defocus", "jpeg", "jpeg+jpeg"} < set(tasks)
+    assert 0 < tasks.count("clean") < 30
+    for degraded, task in results:
+        if task not in ("gaussian", "poisson"):
+            assert np.allclose(degraded * 255, np.round(degraded * 255), atol=1e-3), task
+    for name, fixed in instantiate(data.validation_degradations).items():
+        degraded, _ = fixed(photograph, np.random.default_rng(0))
+        assert 14 < -10 * np.log10(((degraded - photograph) ** 2).mean()) < 43, name
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -345,6 +422,15 @@ def test_the_extended_mixture(photograph: np.ndarray) -> None:
         (lambda: Defocus(gamma=-1), "gamma=-1"),
         (lambda: Jpeg(quality=[0, 50]), "quality="),
         (lambda: Jpeg(quality=[50, 101]), "quality="),
+        (lambda: Jpeg(quality=[50, 60], chroma=["4:1:1"]), "give a list of 4:2:0, 4:2:2, 4:4:4"),
+        (lambda: Jpeg(quality=[50, 60], chroma=[]), "chroma="),
+        (lambda: Resized(degradation=CameraNoise(), scale=[0, 1]), "scale="),
+        (lambda: Camera(shot=[0, 1]), "shot="),
+        (lambda: Camera(edge_aware=2), "edge_aware=2: give a probability"),
+        (lambda: Camera(chroma_blur=[0, 1]), "chroma_blur="),
+        (lambda: Shake(length=[5, 3]), "length="),
+        (lambda: Shake(moving=-1), "moving=-1"),
+        (lambda: Shake(gamma=0), "gamma=0"),
         (lambda: OneOf(choices=[]), "of 0 choices"),
         (lambda: OneOf(choices=[CameraNoise()], weights=[1, 1]), "one for each"),
         (lambda: OneOf(choices=[CameraNoise(), CameraNoise()], weights=[2, -1]), "none negative"),

@@ -137,6 +137,13 @@ def test_workers_that_stay_are_told_the_epoch(streamed: Path) -> None:
     assert seen[0] == seen[2] != seen[1]
 
 
+def test_crops_are_chosen_and_made_grey_as_from_files(streamed: Path) -> None:
+    for batch in epoch(module(streamed, "data.grey=1")):
+        assert torch.equal(batch.degraded[:, 0], batch.degraded[:, 2])
+        assert torch.equal(batch.clean[:, 0], batch.clean[:, 1])
+    assert contents(epoch(module(streamed, "data.detail=1"))) != contents(epoch(module(streamed)))
+
+
 def test_ranks_share_an_epoch_evenly(streamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = contents(epoch(module(streamed)))
     for world_size in (2, 4):

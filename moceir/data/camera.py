@@ -1,0 +1,191 @@
+"""Noise as a camera's files have it: made on the sensor, then developed with the picture.
+
+Demosaicking, smoothing and sharpening spread what one photosite added over its neighbours and over the colours, so the
+noise of photographs is coarse and coloured where that of benchmarks is white. Here a picture goes back to the sensor
+(Brooks et al., Unprocessing Images for Learned Raw Denoising, CVPR 2019), gets its noise there and is developed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from moceir.data.degradations import checked_probability, checked_range, draw_sensor_noise
+
+# XYZ (D65) -> camera, as the paper's code has them; by Adobe for its DNG converter.
+_CAMERA_FROM_XYZ = np.array(
+    [
+        [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
+        [[0.4913, -0.0541, -0.0202], [-0.6130, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
+        [[0.8380, -0.2630, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
+        [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
+    ]
+)
+_XYZ_FROM_SRGB = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)  # IEC 61966-2-1
+_CONTRASTS = 8
+_SATURATING = 0.95  # display value of all colours from which on a sensor is saturated, more and more
+_LEVELS = 1 << 16
+# What the sensor's numbers mean: saturated colours lie outside [0, 1] in another camera's colours, noise anywhere.
+_LOWEST, _HIGHEST = -0.5, 1.5
+# For each place of red in a square of 2×2 photosites, blue being opposite.
+_DEMOSAICKING = {
+    (0, 0): (cv2.COLOR_BayerRGGB2RGB, cv2.COLOR_BayerRGGB2RGB_EA),
+    (0, 1): (cv2.COLOR_BayerGRBG2RGB, cv2.COLOR_BayerGRBG2RGB_EA),
+    (1, 0): (cv2.COLOR_BayerGBRG2RGB, cv2.COLOR_BayerGBRG2RGB_EA),
+    (1, 1): (cv2.COLOR_BayerBGGR2RGB, cv2.COLOR_BayerBGGR2RGB_EA),
+}
+
+
+class Development(NamedTuple):
+    """How a camera makes a picture of what its sensor saw."""
+
+    matrix: np.ndarray
+    """(3, 3) linear sRGB -> the sensor's colours; white is (1, 1, 1) in both."""
+    gains: tuple[float, float, float]
+    """White balance and brightness: what the sensor's red, green and blue are multiplied by."""
+    contrast: float = 0.0
+    """Of the tone curve: 0 is sRGB's alone, 1 has the S curve 3y² − 2y³ on top."""
+    red: tuple[int, int] = (0, 0)
+    """Row and column of red in each square of 2×2 photosites."""
+    edge_aware: bool = False
+    """Demosaick along edges instead of bilinearly."""
+    chroma_blur: float = 0.0
+    """Standard deviation in pixels of the Gaussian that smooths colour; 0 for none."""
+    luma_smoothing: float = 0.0
+    """How far apart display values may lie that a bilateral filter of 5×5 averages; 0 for none."""
+    sharpening: float = 0.0
+    """How much of the difference to a Gaussian of one pixel is added."""
+
+    def expose(self, image: np.ndarray) -> np.ndarray:
+        """What the sensor sees of float32 (H, W, 3) display values: float32 (H, W), a Bayer mosaic of linear values."""
+        light = _curves(self.contrast)[0].take(_levels(image))
+        colours = cv2.transform(light, (self.matrix / np.reshape(self.gains, (3, 1))).astype(np.float32))
+        mosaic = colours[..., 1].copy()
+        (top, left), (bottom, right) = self.red, (1 - self.red[0], 1 - self.red[1])
+        mosaic[top::2, left::2] = colours[top::2, left::2, 0]
+        mosaic[bottom::2, right::2] = colours[bottom::2, right::2, 2]
+        return mosaic
+
+    def develop(self, mosaic: np.ndarray) -> np.ndarray:
+        """The picture: float32 (H, W, 3) display values in [0, 1]."""
+        steps = _levels((mosaic - _LOWEST) / (_HIGHEST - _LOWEST))
+        colours = cv2.demosaicing(steps, _DEMOSAICKING[self.red][self.edge_aware])
+        # One affine map: the sensor's numbers to values, white balance, colours.
+        to_srgb = np.linalg.inv(self.matrix) * self.gains
+        scale, offset = (_HIGHEST - _LOWEST) / (_LEVELS - 1), _LOWEST * to_srgb.sum(axis=1, keepdims=True)
+        light = cv2.transform(colours.astype(np.float32), np.hstack([to_srgb * scale, offset]).astype(np.float32))
+        image = _curves(self.contrast)[1].take(_levels(light))
+        if self.chroma_blur or self.luma_smoothing:
+            luma, *chroma = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb))
+            if self.chroma_blur:
+                chroma = [cv2.GaussianBlur(plane, (0, 0), self.chroma_blur) for plane in chroma]
+            if self.luma_smoothing:
+                luma = cv2.bilateralFilter(luma, 5, self.luma_smoothing, 1.5)
+            image = cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)
+        if self.sharpening:
+            image = image + self.sharpening * (image - cv2.GaussianBlur(image, (0, 0), 1))
+        return image.clip(0, 1)
+
+
+class Camera:
+    """Noise of a sensor, developed: shot and read noise in a Bayer mosaic, and what the camera's software makes of it.
+
+    Noise alone is added. The picture was developed once already, by whoever took it, and is not softened or sharpened
+    again: it is the difference of two developments, with noise and without, that is added to it. The result is clipped.
+
+    Args:
+        shot: range of the sensor's noise, see :class:`moceir.data.degradations.CameraNoise`.
+        red_gain: range of the red channel's white balance gain.
+        blue_gain: the same for blue.
+        edge_aware: probability of demosaicking along edges.
+        chroma_blur: range of the chroma's Gaussian, σ in pixels, drawn log-uniformly.
+        chroma_blur_probability: of smoothing it at all.
+        luma_smoothing: range of the bilateral filter's reach, in standard deviations of the luma's noise.
+        luma_smoothing_probability: of smoothing it at all.
+        sharpening: range of the amount.
+        sharpening_probability: of sharpening at all.
+    """
+
+    margin = 4
+    """Demosaicking sees two photosites, the bilateral filter two pixels. Gaussians reach further, but of noise that is
+    mirrored at the border."""
+
+    def __init__(
+        self,
+        *,
+        shot: Sequence[float] = (1e-4, 0.012),
+        red_gain: Sequence[float] = (1.9, 2.4),
+        blue_gain: Sequence[float] = (1.5, 1.9),
+        edge_aware: float = 0.5,
+        chroma_blur: Sequence[float] = (1.5, 6),
+        chroma_blur_probability: float = 0.9,
+        luma_smoothing: Sequence[float] = (1, 4),
+        luma_smoothing_probability: float = 0.5,
+        sharpening: Sequence[float] = (0.2, 1.2),
+        sharpening_probability: float = 0.3,
+    ) -> None:
+        self.shot = checked_range("shot", shot, least=1e-9)
+        self.red_gain = checked_range("red_gain", red_gain, least=0.1)
+        self.blue_gain = checked_range("blue_gain", blue_gain, least=0.1)
+        self.chroma_blur = checked_range("chroma_blur", chroma_blur, least=0.1)
+        self.luma_smoothing = checked_range("luma_smoothing", luma_smoothing)
+        self.sharpening = checked_range("sharpening", sharpening)
+        self.edge_aware = checked_probability("edge_aware", edge_aware)
+        self.chroma_blur_probability = checked_probability("chroma_blur_probability", chroma_blur_probability)
+        self.luma_smoothing_probability = checked_probability("luma_smoothing_probability", luma_smoothing_probability)
+        self.sharpening_probability = checked_probability("sharpening_probability", sharpening_probability)
+
+    def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        image = np.ascontiguousarray(clean.transpose(1, 2, 0))
+        development = self._draw(rng)
+        shot, read = draw_sensor_noise(self.shot, rng)
+        mosaic = development.expose(image)
+        deviation = np.sqrt(np.float32(shot) * np.maximum(mosaic, 0) + np.float32(read))
+        # A full photosite counts the same every time, so white has no noise. The paper spares highlights the inverse
+        # gains for that, after which they do not come back as they were.
+        deviation *= 1 - ((clean.min(axis=0) - _SATURATING) / (1 - _SATURATING)).clip(0, 1)
+        noisy = mosaic + deviation * rng.standard_normal(mosaic.shape, dtype=np.float32)
+        if rng.random() < self.luma_smoothing_probability:
+            plain = development._replace(chroma_blur=0, sharpening=0)
+            luma = cv2.cvtColor(plain.develop(noisy) - plain.develop(mosaic), cv2.COLOR_RGB2GRAY)
+            reach = rng.uniform(*self.luma_smoothing) * luma.std()
+            development = development._replace(luma_smoothing=float(reach))
+        degraded = image + (development.develop(noisy) - development.develop(mosaic))
+        return np.ascontiguousarray(degraded.clip(0, 1).transpose(2, 0, 1)), "camera"
+
+    def _draw(self, rng: np.random.Generator) -> Development:
+        """All but the smoothing of luma, which goes by the noise."""
+        cameras = rng.dirichlet(np.ones(len(_CAMERA_FROM_XYZ)))
+        matrix = np.einsum("n,nij->ij", cameras, _CAMERA_FROM_XYZ) @ _XYZ_FROM_SRGB
+        brightness = 1 / rng.normal(0.8, 0.1)  # as in the paper's code
+        return Development(
+            matrix=matrix / matrix.sum(axis=1, keepdims=True),
+            gains=(brightness * rng.uniform(*self.red_gain), brightness, brightness * rng.uniform(*self.blue_gain)),
+            contrast=int(rng.integers(_CONTRASTS + 1)) / _CONTRASTS,
+            red=(int(rng.integers(2)), int(rng.integers(2))),
+            edge_aware=rng.random() < self.edge_aware,
+            chroma_blur=float(np.exp(rng.uniform(*np.log(self.chroma_blur))))
+            if rng.random() < self.chroma_blur_probability
+            else 0,
+            sharpening=rng.uniform(*self.sharpening) if rng.random() < self.sharpening_probability else 0,
+        )
+
+
+@cache  # one for each contrast that is drawn
+def _curves(contrast: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tables display value -> light and light -> display value, of float32 at 65,536 even steps from 0 to 1."""
+    even = np.linspace(0, 1, _LEVELS)
+    plain = np.where(even <= 0.0031308, 12.92 * even, 1.055 * even ** (1 / 2.4) - 0.055)
+    display = (1 - contrast) * plain + contrast * plain**2 * (3 - 2 * plain)
+    return np.interp(even, display, even).astype(np.float32), display.astype(np.float32)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """[0, 1], clipped -> uint16, the steps of the tables and of the sensor."""
+    return (values.clip(0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.uint16)
