@@ -61,6 +61,7 @@ def train(config: DictConfig) -> float:
         losses=instantiate(config.loss),
         optimizer=instantiate(config.optimizer),
         warmup_steps=config.warmup_steps,
+        decay=config.decay,
         seed=config.seed,
         compile=config.compile,
         output=Path(config.paths.output),

@@ -43,6 +43,7 @@ class RestorationModule(LightningModule):
         losses: the terms of eq. 16 and their weights.
         optimizer: makes the optimiser from the parameters.
         warmup_steps: steps before the learning rate reaches its peak.
+        decay: over which share of the steps, at their end, it falls.
         seed: decides the routing noise.
         compile: a torch.compile backend for the network, such as inductor; None for none.
         output: where a batch whose loss is not finite is saved.
@@ -55,6 +56,7 @@ class RestorationModule(LightningModule):
         losses: LossBundle,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         warmup_steps: int,
+        decay: float,
         seed: int,
         compile: str | None,
         output: Path,
@@ -64,6 +66,7 @@ class RestorationModule(LightningModule):
         self.losses = losses
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
+        self.decay = decay
         self.seed = seed
         self.output = output
         self.restore = network.restore_and_route
@@ -146,6 +149,7 @@ class RestorationModule(LightningModule):
             optimizer,
             total_steps=int(self.trainer.estimated_stepping_batches),
             warmup_steps=self.warmup_steps,
+            decay=self.decay,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
