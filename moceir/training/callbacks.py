@@ -54,7 +54,8 @@ class RoutingMonitor(Callback):
 
 
 def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Sample) -> None:
-    tally.add(batch.task, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
+    if outputs["restoration"].routings:  # a network without routing has nothing to count
+        tally.add(batch.task, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
 
 
 def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
