@@ -103,8 +103,7 @@ class Complexity:
                 (pick([part.cost.conv_matmul for part in layer]), pick([part.cost.full for part in layer]))
                 for layer in self.experts
             ]
-            conv_matmul, full = (round(sum(column)) for column in zip(*layers, strict=True))
-            return base + Cost(conv_matmul, full)
+            return base + Cost(*(round(sum(layer[convention] for layer in layers)) for convention in (0, 1)))
 
         return {
             "minimum": route(lambda costs: sum(sorted(costs)[: self.topk])),

@@ -21,7 +21,7 @@ assert installed in Path(config_dir()).parents, config_dir()
 restored = moceir.Restorer(moceir.load_pretrained()).restore(np.full((20, 30, 3), 99, np.uint8))
 assert restored.shape == (20, 30, 3)
 with initialize_config_dir(config_dir(), version_base="1.3"):
-    assert compose("train", overrides=["experts=window"]).network.expert_kind == "window"
+    assert compose("train", overrides=["network/experts=window"]).network.expert_kind == "window"
 sys.argv = ["moceir", "--help"]
 from moceir.cli.main import main
 main()

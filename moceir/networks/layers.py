@@ -16,6 +16,9 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from moceir.networks.strips import NO_HALO, Halo
 
+#: Up to so many numbers, PyTorch's own convolutions are faster than oneDNN's.
+SMALL = 20480
+
 
 def channels_last(x: Tensor) -> Tensor:
     """The same map in the memory order that is fastest here."""
@@ -28,12 +31,14 @@ def autocasting() -> bool:
 
 
 def inferring_on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is a float32 map on a CPU that oneDNN's fused operations can take, without gradients."""
+    """Whether ``x`` is a float32 map on a CPU, without gradients, and neither traced nor compiled."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not autocasting()
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
     )
 
@@ -72,14 +77,15 @@ def convolve(
     activation: str = "none",
 ) -> Tensor:
     """What :class:`Convolution` computes, of any weights."""
-    if inferring_on_cpu(x):
+    if inferring_on_cpu(x) and x.numel() > SMALL:
         name = {"silu": "swish"}.get(activation, activation)
         exact = "none" if activation == "gelu" else ""  # GELU without the approximation by tanh
         return cast(
             Tensor,
             torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, [1, 1], groups, name, [], exact),
         )
-    if _is_wide_depthwise(weight, groups) and x.requires_grad and x.device.type == "cpu" and not autocasting():
+    wide = groups == len(weight) and weight.shape[1:] == (1, 7, 7)
+    if wide and x.requires_grad and x.device.type == "cpu" and not autocasting() and not torch.jit.is_tracing():
         y = cast(Tensor, _WideDepthwise.apply(x, weight, bias))
     else:
         y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
@@ -144,10 +150,6 @@ def pointwise(in_dim: int, out_dim: int, *, bias: bool) -> Convolution:
 def depthwise(dim: int, kernel_size: int, *, bias: bool) -> Convolution:
     """k×k convolution of each channel by itself, zero-padded to keep H and W."""
     return Convolution(dim, dim, kernel_size=kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
-
-
-def _is_wide_depthwise(weight: Tensor, groups: int) -> bool:
-    return groups == len(weight) and weight.shape[1:] == (1, 7, 7)
 
 
 class _WideDepthwise(torch.autograd.Function):

@@ -131,7 +131,7 @@ def test_precision_accumulation_and_compilation_are_configuration(photographs: P
 
 
 def test_an_epoch_of_each_network_and_expert_count_trains(photographs: Path, tmp_path: Path) -> None:
-    for number, overrides in enumerate((["experts=window"], ["network.num_experts=2"], ["network.topk=2"])):
+    for number, overrides in enumerate((["network/experts=window"], ["network.num_experts=2"], ["network.topk=2"])):
         assert np.isfinite(run(tmp_path / str(number), f"data.root={photographs}", *overrides))
 
 
