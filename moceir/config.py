@@ -38,7 +38,7 @@ def build(part: str, overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             config = compose("train", overrides)
+        return instantiate(OmegaConf.select(config, part), _convert_="all")
     except HydraException as error:
         message = " ".join(str(error).partition("Config search path")[0].split())
         raise ValueError(f"{' '.join(overrides)}: {message}") from error
-    return instantiate(OmegaConf.select(config, part), _convert_="all")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import hydra
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -29,8 +31,8 @@ from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
 from moceir.training.module import RestorationModule
 from moceir.training.settings import check_settings
 from moceir.training.signals import Stopped, StopSignals, requeue
-from moceir.training.stages import previous_weights, unfinished
-from moceir.training.sweep import SUMMARY
+from moceir.training.stages import newest_whole, previous_weights, unfinished
+from moceir.training.sweep import SUMMARY, finished
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,15 @@ def train(config: DictConfig) -> float:
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
     if config.resume == "latest":
-        checkpoint = unfinished(Path(config.paths.runs), config.name)
+        if (
+            HydraConfig.get().mode is RunMode.MULTIRUN
+        ):  # the same command in the same folder: each run goes on in its own
+            score = finished(Path(config.paths.output), _overrides())
+            if score is not None:
+                return score
+            checkpoint = newest_whole(Path(config.paths.output) / "checkpoints")
+        else:
+            checkpoint = unfinished(Path(config.paths.runs), config.name)
         config.resume = None if checkpoint is None else str(checkpoint)
     if config.resume:  # the best checkpoint so far counts on
         config.paths.checkpoints = str(Path(config.resume).parent)
@@ -98,10 +108,15 @@ def train(config: DictConfig) -> float:
         exported = Path(config.paths.output) / "network.safetensors"
         save_network(trained, exported)
         last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        summary = {"best_psnr": None if math.isnan(score) else score, "last": last}
+        summary = {"best_psnr": None if math.isnan(score) else score, "last": last, "overrides": _overrides()}
         write_atomically(Path(config.paths.output) / SUMMARY, json.dumps(summary, indent=1).encode())
         log.info("best val/psnr %.3f dB; weights in %s", score, exported)
     return score
+
+
+def _overrides() -> list[str]:
+    """What this run was asked for besides going on."""
+    return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
 def _load(network: MoCEIR, path: Path) -> None:

@@ -40,15 +40,19 @@ def unfinished(runs: Path, name: str) -> Path | None:
     """
     finished = max((runs / name).glob("*/network.safetensors"), default=None)
     since = "" if finished is None else finished.parent.name
-    for folder in sorted((runs / name).glob("*/checkpoints"), reverse=True):
-        if folder.parent.name <= since:
-            break
-        for checkpoint in filter(Path.exists, (folder / LAST, (folder / LAST).with_suffix(PREVIOUS))):
-            try:
-                read_checkpoint(checkpoint)
-            except ValueError as error:
-                log.warning("passed over %s", error)
-            else:
-                log.info("going on from %s", checkpoint)
-                return checkpoint
+    folders = sorted((runs / name).glob("*/checkpoints"), reverse=True)
+    found = (newest_whole(folder) for folder in folders if folder.parent.name > since)
+    return next(filter(None, found), None)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that is whole, or None. Others are passed over with a warning."""
+    for checkpoint in filter(Path.exists, (folder / LAST, (folder / LAST).with_suffix(PREVIOUS))):
+        try:
+            read_checkpoint(checkpoint)
+        except ValueError as error:
+            log.warning("passed over %s", error)
+        else:
+            log.info("going on from %s", checkpoint)
+            return checkpoint
     return None

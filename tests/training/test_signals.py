@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from processes import forked, start, train_command, wait, wait_for
 from test_training import PHOTOGRAPHS, SMALL
@@ -86,3 +90,31 @@ def test_a_signal_before_the_first_step(photographs: Path, tmp_path: Path) -> No
     output = tmp_path / "output.txt"
     assert forked(begin, output) == 128 + signal.SIGTERM
     assert output.read_text().splitlines()[-1].endswith("stopped by SIGTERM; no checkpoint has been written yet")
+
+
+def test_one_process_killed_ends_the_others(photographs: Path, tmp_path: Path) -> None:
+    arguments = [*FAST, f"data.root={photographs}", f"paths.runs={tmp_path / 'runs'}", "trainer=ddp"]
+    arguments += ["callbacks.last.minutes=60", "trainer.log_every_n_steps=1"]
+    with (tmp_path / "output.txt").open("w") as output:
+        command = [sys.executable, "-m", "moceir.cli.train", *arguments]
+        main = subprocess.Popen(command, stdout=output, stderr=output)
+
+    def steps() -> int:
+        return sum(path.read_text().count("\n") for path in tmp_path.glob("runs/*/*/metrics.csv"))
+
+    try:
+        wait_for(lambda: steps() >= 5, main.pid, 120)
+        (other,) = (one for one in psutil.Process(main.pid).children() if "moceir.cli.train" in " ".join(one.cmdline()))
+        start = time.monotonic()
+        other.kill()
+        status = main.wait(60)
+        took = time.monotonic() - start
+    finally:
+        main.kill()
+    text = (tmp_path / "output.txt").read_text()
+    (last,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
+    assert read_checkpoint(last)["global_step"] >= 2, "there is a row for each step, and one for its rate"
+    assert f"another process of this run is gone; go on with resume={last}" in text
+    assert status == 2, text
+    assert took < 30
+    assert psutil.wait_procs([other], timeout=30)[0]
