@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 class Range(NamedTuple):
@@ -69,17 +69,15 @@ def check_settings(config: DictConfig) -> None:
                 raise ValueError(f"{key}={shown}: {allowed.words} is needed")
 
 
-def _at(config: DictConfig, place: str) -> Iterator[tuple[str, Any]]:
+def _at(node: Any, place: str, within: str = "") -> Iterator[tuple[str, Any]]:
     """Places that a pattern names, as far as they are there, and what stands there."""
-    group, _, rest = place.partition(".*")
-    if group == place:
-        parent, _, name = place.rpartition(".")
-        node = OmegaConf.select(config, parent) if parent else config
-        if node is not None and name in node:
-            yield place, node[name]
-    else:
-        for key in OmegaConf.select(config, group) or ():
-            yield from _at(config, f"{group}.{key}{rest}")
+    first, _, rest = place.partition(".")
+    for key in list(node) if isinstance(node, DictConfig) else ():
+        if first in ("*", key):
+            if rest:
+                yield from _at(node[key], rest, f"{within}{key}.")
+            else:
+                yield f"{within}{key}", node[key]
 
 
 class WritableFolder(Callback):
