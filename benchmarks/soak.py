@@ -198,15 +198,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="Kept; by default a temporary one.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # a forked process has none of its parent's threads
-    report: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if arguments.kills:
-            report["training"] = kill(arguments.kills, arguments.seed, folder)
+            print(json.dumps({"training": kill(arguments.kills, arguments.seed, folder)}), flush=True)
         if arguments.restores:
-            report["restoring"] = restore(arguments.restores, arguments.seed)
-    print(json.dumps(report, indent=1))
+            print(json.dumps({"restoring": restore(arguments.restores, arguments.seed)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,6 @@ def test_soak(tmp_path: Path) -> None:
     arguments = ["--restores", "30", "--kills", "2", "--folder", str(tmp_path)]
     run = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
-    assert sum(report["training"]["ended"].values()) == 2
-    assert report["restoring"]["restores"] == 30
+    training, restoring = map(json.loads, run.stdout.splitlines())
+    assert sum(training["training"]["ended"].values()) == 2
+    assert restoring["restoring"]["restores"] == 30

@@ -56,9 +56,7 @@ def train(config: DictConfig) -> float:
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
     if config.resume == "latest":
-        if (
-            HydraConfig.get().mode is RunMode.MULTIRUN
-        ):  # the same command in the same folder: each run goes on in its own
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # repeated in its folder: each run goes on in its own
             score = finished(Path(config.paths.output), _overrides())
             if score is not None:
                 return score
@@ -98,7 +96,7 @@ def train(config: DictConfig) -> float:
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[files])
     _fit(trainer, module, data, config)
     for path, reason in files.unwritten.items():
-        raise ValueError(f"{path}: could not be written ({reason}); make room, and {_go_on(config)}")
+        raise ValueError(_then(f"{path}: could not be written ({reason}); make room", config))
 
     best: ModelCheckpoint = next(callback for callback in callbacks if getattr(callback, "monitor", None))
     score = float("nan") if best.best_model_score is None else float(best.best_model_score)
@@ -141,21 +139,22 @@ def _match(network: MoCEIR, path: Path) -> None:
 def _fit(trainer: Trainer, module: LightningModule, data: RestorationDataModule, config: DictConfig) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=True)
-    except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError):
-            gone = "Connection closed by peer", "Connection reset by peer", "Broken pipe"
-            if not isinstance(error, dist.DistError) and not any(words in str(error) for words in gone):
-                raise
-            reason = "another process of this run is gone"
-        else:  # a loader's process adds its traceback
-            reason = str(error).strip().rpartition("\n")[2].removeprefix(f"{type(error).__module__}.")
-            reason = reason.removeprefix(f"{type(error).__name__}: ")
-        raise ValueError(f"{reason}; {_go_on(config)}") from error
+    except (ValueError, OSError) as error:
+        reason = str(error)
+        if reason.startswith("Caught "):  # in a loader's process, whose traceback is in the message
+            reason = reason.strip().rpartition("\n")[2].partition(": ")[2]
+        raise ValueError(_then(reason, config)) from error
+    except RuntimeError as error:
+        gone = "Connection closed by peer", "Connection reset by peer", "Broken pipe"
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in gone):
+            raise
+        raise ValueError(_then("another process of this run is gone", config)) from error
 
 
-def _go_on(config: DictConfig) -> str:
+def _then(what: str, config: DictConfig) -> str:
+    """What happened, and, where there is a checkpoint, how to go on."""
     last = Path(config.paths.checkpoints) / LAST
-    return f"go on with resume={last}" if last.is_file() else "no checkpoint has been written yet"
+    return f"{what}; go on with resume={last}" if last.is_file() else what
 
 
 def _one_line(error: Exception) -> str:
@@ -176,7 +175,7 @@ def main(config: DictConfig) -> float:
         return train(config)
     except Stopped as stop:
         queued = stop.signal == signal.SIGUSR1 and requeue()
-        log.error("stopped by %s; %s%s", stop, _go_on(config), " (the job is queued again)" if queued else "")
+        log.error("%s%s", _then(f"stopped by {stop}", config), " (the job is queued again)" if queued else "")
         sys.exit(128 + stop.signal)
     except (ValueError, OSError, InstantiationException, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):

@@ -153,19 +153,18 @@ class LastCheckpoint(Checkpoint):
         left = trainer.num_training_batches - batch_idx - 1
         every = trainer.check_val_every_n_epoch
         validated = every is not None and (trainer.current_epoch + 1) % every == 0
-        # Behind the last batch a run would go on without the validation, and between steps without some gradients.
-        self._progress = _progress(trainer) if stepped and left else None
-        due = time.monotonic() - self._written >= self.seconds or (
-            validated and left <= trainer.accumulate_grad_batches
-        )
+        if stepped:  # behind the last batch a run would go on without the validation
+            self._progress = _progress(trainer) if left else None
+        due = time.monotonic() - self._written >= self.seconds
+        due |= validated and left <= trainer.accumulate_grad_batches
         # Processes that compute together write together, and end together.
         stop = trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
         due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if self._progress and due and not stop:
-            self._save(trainer)
-        if stop:
-            self.signals.stop()  # on_exception writes
-        if left or validated:
+        if left or validated:  # else the epoch ends at once
+            if stop:
+                self.signals.stop()  # on_exception writes
+            if stepped and left and due:
+                self._save(trainer)
             self.signals.release()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
