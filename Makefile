@@ -7,7 +7,8 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-degradations bench-peers constraints clean
+.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-degradations bench-peers soak fuzz \
+    constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -49,6 +50,12 @@ bench-degradations: $(READY) ## time, looks and noise of degradation=real
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)
+
+soak: $(READY) ## an hour of restoring and of training that is killed: make soak args="--restores 5000 --kills 100"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py $(args)
+
+fuzz: $(READY) ## thousands of broken files and settings for every reader, in minutes
+	MOCEIR_FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/fuzz
 
 constraints: $(READY) ## pin every dependency anew
 	$(BIN)/pip install --quiet uv

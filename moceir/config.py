@@ -34,11 +34,12 @@ def build(part: str, overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             config = compose("train", overrides)
-    except HydraException as error:
+        return instantiate(OmegaConf.select(config, part), _convert_="all")
+    except (HydraException, OmegaConfBaseException, AssertionError) as error:  # Hydra asserts on some words
         message = " ".join(str(error).partition("Config search path")[0].split())
         raise ValueError(f"{' '.join(overrides)}: {message}") from error
-    return instantiate(OmegaConf.select(config, part), _convert_="all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
+from packaging.requirements import Requirement
 
 from moceir import MoCEIR
+from moceir.cli.options import load_sources
 from moceir.config import config_dir
 from moceir.losses.composite import LossBundle
 
 CHOICES = sorted(
     f"{path.parent.relative_to(config_dir()).as_posix()}={path.stem}" for path in Path(config_dir()).glob("*/*.yaml")
 )
-# Optional: pip install 'moceir[sweep]', or hydra-ray-launcher.
-PLUGINS = ("sweep=optuna", "launcher=slurm", "launcher=processes", "launcher=ray")
+# Optional: pip install 'moceir[sweep]'.
+PLUGINS = ("launcher=slurm", "launcher=processes")
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -57,3 +60,18 @@ def test_a_multirun_knows_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     with initialize_config_dir(config_dir(), version_base="1.3"):
         config = compose("train", ["stage=stage2"], return_hydra_config=True)
     assert config.hydra.sweep.dir.startswith("runs/stage2_sweep/20")
+
+
+@pytest.mark.parametrize("target", ["os.system", "posix.system", "subprocess.getoutput", "builtins.eval"])
+def test_no_override_executes_what_it_names(tmp_path: Path, target: str) -> None:
+    """Hydra 1.3.3 did."""
+    code = f"open('{tmp_path}/executed', 'w')" if target.endswith("eval") else f"touch {tmp_path}/executed"
+    with pytest.raises(ValueError, match=r"^data=wed \+data.*") as caught:
+        load_sources("wed", [f'+data.sets.evil={{_target_: {target}, _args_: ["{code}"]}}'])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_versions_of_hydra_that_did_are_excluded() -> None:
+    (hydra,) = re.findall(r'"(hydra-core.*?)"', (Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert not any(Requirement(hydra).specifier.contains(f"1.3.{patch}") for patch in range(8))

@@ -22,6 +22,9 @@ restored = moceir.Restorer(moceir.load_pretrained()).restore(np.full((20, 30, 3)
 assert restored.shape == (20, 30, 3)
 with initialize_config_dir(config_dir(), version_base="1.3"):
     assert compose("train", overrides=["network/experts=window"]).network.expert_kind == "window"
+    assert compose("train", overrides=["sweep=optuna"])
+import hydra_plugins.moceir_optuna as plugin
+assert installed in Path(plugin.__file__).parents, plugin.__file__
 sys.argv = ["moceir", "--help"]
 from moceir.cli.main import main
 main()

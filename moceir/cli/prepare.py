@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +18,9 @@ from moceir.cli.options import Data, Override, load_sources
 from moceir.data.faults import find_faults
 from moceir.data.mixture import find_sets
 from moceir.data.pack import write_pack
+from moceir.data.parallel import in_parallel
 from moceir.data.prepare import tile as tile_pictures
-from moceir.data.shards import write_index, write_shards
+from moceir.data.shards import INDEX, find_damage, read_index, write_index, write_shards
 from moceir.data.sources import Source
 
 app = typer.Typer(help="Look datasets over, cut them into squares, pack them for fast reading.", no_args_is_help=True)
@@ -47,7 +49,7 @@ def check(
     crop: Annotated[int, typer.Option(min=1, help="Pictures smaller than this are troubles.")] = 128,
     workers: Workers = CORES,
 ) -> None:
-    """Decode every picture and show what is missing, unpaired, unreadable or of the wrong size.
+    """Decode every picture and show what is missing, unpaired, unreadable or of the wrong size; packs and shards, too.
 
     The exit status is 1 when anything is.
     """
@@ -60,8 +62,17 @@ def check(
         table.add_column(column, justify="right")
     table.add_column("")
     troubles = []
+    shards = read_index(str(root)) if (root / INDEX).is_file() else {}
     for name, source in sources.items():
         expected = f"{source.expected:,}" if source.expected else "–"
+        if name in shards:
+            parts = [shard for part in shards[name].values() for shard in part]
+            jobs = in_parallel(partial(find_damage, str(root)), parts, workers=workers, description=name)
+            mine = [damage for of_shard in jobs for damage in of_shard]
+            verdict = "[red]trouble[/]" if mine else "[green]whole[/]"
+            table.add_row(name, f"{sum(one.samples for one in parts):,}", expected, "", str(len(mine)), "", verdict)
+            troubles += mine
+            continue
         folder = source.locate(root)
         if folder is None:
             table.add_row(name, "0", expected, "", "", "", "[red]missing[/]")

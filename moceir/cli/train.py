@@ -6,13 +6,19 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
 import hydra
+import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from moceir.config import config_dir
@@ -21,9 +27,12 @@ from moceir.data.images import write_atomically
 from moceir.engine.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
 from moceir.networks.unet import UNet
+from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
 from moceir.training.module import RestorationModule
-from moceir.training.stages import previous_weights, unfinished
-from moceir.training.sweep import SUMMARY
+from moceir.training.settings import check_settings
+from moceir.training.signals import Stopped, StopSignals, requeue
+from moceir.training.stages import newest_whole, previous_weights, unfinished
+from moceir.training.sweep import SUMMARY, finished
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +47,22 @@ def train(config: DictConfig) -> float:
         The best mean validation PSNR in dB, which sweeps maximise; NaN when there was no validation.
 
     Raises:
-        ValueError: when ``init_from`` and ``resume`` are both given, the weights to start from are missing or another
-            network's, data are missing or broken, or the loss is not finite.
+        ValueError: when a setting is out of range, ``init_from`` and ``resume`` are both given, the weights to start
+            from are missing or another network's, data are missing or broken, the loss is not finite, a checkpoint
+            could not be written, or another process of the run is gone.
+        Stopped: when a signal asks the run to end; its checkpoint is written.
     """
+    check_settings(config)
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
     if config.resume == "latest":
-        checkpoint = unfinished(Path(config.paths.runs), config.name)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # repeated in its folder: each run goes on in its own
+            score = finished(Path(config.paths.output), _overrides())
+            if score is not None:
+                return score
+            checkpoint = newest_whole(Path(config.paths.output) / "checkpoints")
+        else:
+            checkpoint = unfinished(Path(config.paths.runs), config.name)
         config.resume = None if checkpoint is None else str(checkpoint)
     if config.resume:  # the best checkpoint so far counts on
         config.paths.checkpoints = str(Path(config.resume).parent)
@@ -55,11 +73,18 @@ def train(config: DictConfig) -> float:
         start = previous_weights(Path(config.paths.runs), config.previous_stage)
     if start:
         _load(network, Path(start))
+    if config.resume:
+        _match(network, Path(config.resume))
+    optimizer = instantiate(config.optimizer)
+    try:
+        optimizer(network.parameters())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
     data: RestorationDataModule = instantiate(config.data)
     module = RestorationModule(
         network=network,
         losses=instantiate(config.loss),
-        optimizer=instantiate(config.optimizer),
+        optimizer=optimizer,
         warmup_steps=config.warmup_steps,
         decay=config.decay,
         seed=config.seed,
@@ -68,21 +93,29 @@ def train(config: DictConfig) -> float:
     )
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(logger) for logger in config.logger.values()]
-    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
-    trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=True)
+    files = CheckpointFiles()
+    trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[files])
+    _fit(trainer, module, data, config)
+    for path, reason in files.unwritten.items():
+        raise ValueError(_then(f"{path}: could not be written ({reason}); make room", config))
 
     best: ModelCheckpoint = next(callback for callback in callbacks if getattr(callback, "monitor", None))
     score = float("nan") if best.best_model_score is None else float(best.best_model_score)
     if trainer.is_global_zero:
-        # Without any validation there is no best, and the last weights are what there is.
-        trained = load_network(best.best_model_path) if best.best_model_path else network
+        # Without any validation there is no best, and the last weights, averaged, are what there is.
+        trained = load_network(best.best_model_path or Path(config.paths.checkpoints) / LAST)
         exported = Path(config.paths.output) / "network.safetensors"
         save_network(trained, exported)
         last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        summary = {"best_psnr": None if math.isnan(score) else score, "last": last}
+        summary = {"best_psnr": None if math.isnan(score) else score, "last": last, "overrides": _overrides()}
         write_atomically(Path(config.paths.output) / SUMMARY, json.dumps(summary, indent=1).encode())
         log.info("best val/psnr %.3f dB; weights in %s", score, exported)
     return score
+
+
+def _overrides() -> list[str]:
+    """What this run was asked for besides going on."""
+    return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
 def _load(network: UNet, path: Path) -> None:
@@ -96,16 +129,59 @@ def _load(network: UNet, path: Path) -> None:
     log.info("starting from %s", path)
 
 
+def _match(network: MoCEIR, path: Path) -> None:
+    theirs = read_checkpoint(path)["network_config"]
+    if theirs != network.config:
+        raise ValueError(
+            f"{path}: its network, {theirs}, is another than this run's, {network.config}; give the same overrides"
+        )
+
+
+def _fit(trainer: Trainer, module: LightningModule, data: RestorationDataModule, config: DictConfig) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=True)
+    except (ValueError, OSError) as error:
+        reason = str(error)
+        if reason.startswith("Caught "):  # in a loader's process, whose traceback is in the message
+            reason = reason.strip().rpartition("\n")[2].partition(": ")[2]
+        raise ValueError(_then(reason, config)) from error
+    except RuntimeError as error:
+        gone = "Connection closed by peer", "Connection reset by peer", "Broken pipe"
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in gone):
+            raise
+        raise ValueError(_then("another process of this run is gone", config)) from error
+
+
+def _then(what: str, config: DictConfig) -> str:
+    """What happened, and, where there is a checkpoint, how to go on."""
+    last = Path(config.paths.checkpoints) / LAST
+    return f"{what}; go on with resume={last}" if last.is_file() else what
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong; in an object of the configuration, with its place there."""
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and cause is not None:
+        key = str(error).rpartition("full_key: ")[2].strip()
+        return f"{key}: {cause}"
+    return str(error)
+
+
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
-    """Train; a bad input ends the run with one line that names it, and status 2."""
+    """Train; a bad input ends the run with one line that names it and status 2, a signal with one line and its own."""
     keep_freed_memory()
+    StopSignals().install()
     try:
         return train(config)
-    except ValueError as error:
+    except Stopped as stop:
+        queued = stop.signal == signal.SIGUSR1 and requeue()
+        log.error("%s%s", _then(f"stopped by {stop}", config), " (the job is queued again)" if queued else "")
+        sys.exit(128 + stop.signal)
+    except (ValueError, OSError, InstantiationException, MisconfigurationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        log.error("%s\n(HYDRA_FULL_ERROR=1 shows where)", error)
+        log.error("%s (HYDRA_FULL_ERROR=1 shows where)", _one_line(error))
         sys.exit(2)
 
 

@@ -130,8 +130,8 @@ def write_image(path: Path, image: np.ndarray, alpha: np.ndarray | None = None) 
         raise ImageError(f"{path}: could not be written ({error.strerror})") from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment it is absent, its old self, or complete."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file so that at any moment it is absent, its old self, or complete; durable: after a power cut, too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic only within one file system.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -139,6 +139,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
@@ -146,6 +149,10 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink()
         raise
+    if durable and hasattr(os, "O_DIRECTORY"):  # Windows has no way to write a folder out
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:

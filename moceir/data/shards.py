@@ -1,19 +1,24 @@
 """Datasets as tar files in WebDataset's layout, to be streamed in the order they are in.
 
 ``<set>-train-<plan>-00000.tar`` holds samples ``00000000.clean.png``, ``00000000.degraded.jpg``, ``00000000.json``.
-Whole pictures keep their files' bytes, squares of pictures are PNG. ``index.json`` counts what is where.
+Whole pictures keep their files' bytes, squares of pictures are PNG. The JSON has the picture's name and the CRC-32 of
+each file; ``index.json`` counts what is where.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
-import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+import tarfile
+import zlib
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from time import sleep as _sleep
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import fsspec
@@ -28,7 +33,10 @@ from moceir.data.sources import Pair
 log = logging.getLogger(__name__)
 
 INDEX = "index.json"
-_ATTEMPTS = 4
+_TIMEOUT = 30
+"""Seconds that a web server may take to answer, or between two pieces of an answer."""
+_WAITS = (1, 5, 25)
+"""Seconds between one attempt and the next; other kinds of storage have attempts of their own within these."""
 
 
 class EncodedPicture(NamedTuple):
@@ -54,6 +62,8 @@ class Shard(NamedTuple):
     file: str
     """Its name in the folder."""
     samples: int
+    first: int
+    """Key of its first sample; the others' follow."""
 
 
 def need_webdataset() -> None:
@@ -98,11 +108,13 @@ def write_shards(
 
         def write(job: tuple[str, list[Pair], int]) -> None:
             name, shard, start = job
-            write_atomically(folder / name, _tar(shard, int(start)))
+            write_atomically(folder / name, _tar(shard, int(start)), durable=True)
 
         for _ in in_parallel(write, jobs, workers=workers, description=description):
             pass
-        written[part] = [Shard(name, len(shard)) for name, shard in zip(names, shards, strict=True)]
+        written[part] = [
+            Shard(name, len(shard), int(start)) for name, shard, start in zip(names, shards, starts, strict=False)
+        ]
     return written
 
 
@@ -110,9 +122,13 @@ def write_index(folder: Path, shards: Mapping[str, Mapping[str, Sequence[Shard]]
     """Say what a folder holds: set -> part -> shards. Other sets that are there already stay."""
     place = folder / INDEX
     sets = {**(read_index(str(folder)) if place.exists() else {}), **shards}
-    content = json.dumps({"format": "moceir-shards-1", "sets": dict(sorted(sets.items()))}, indent=1).encode()
+    counts = {
+        name: {part: [(shard.file, shard.samples) for shard in of_part] for part, of_part in sets[name].items()}
+        for name in sorted(sets)
+    }
+    content = json.dumps({"format": "moceir-shards-1", "sets": counts}, indent=1).encode()
     if not place.exists() or place.read_bytes() != content:
-        write_atomically(place, content)
+        write_atomically(place, content, durable=True)
 
 
 def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
@@ -122,73 +138,196 @@ def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
         ValueError: when there is no index, or it is none of ours.
     """
     place = f"{root.rstrip('/')}/{INDEX}"
+    attempts = _Attempts(place)
+    while True:
+        try:
+            with _open(place) as file:
+                content = file.read()
+            break
+        except Exception as error:  # each kind of storage has its own
+            try:
+                attempts.failed(error)
+            except ImageError as last:
+                raise ValueError(
+                    f"{place}: no readable index of shards ({_reason(error)}); "
+                    "`moceir prepare pack --format webdataset` writes one"
+                ) from last
     try:
-        with fsspec.open(place, "rb") as file:
-            index = json.load(file)
+        index = json.loads(content)
         if index["format"] != "moceir-shards-1":
             raise KeyError(index["format"])
         return {
-            name: {part: [Shard(*shard) for shard in of_part] for part, of_part in parts.items()}
-            for name, parts in index["sets"].items()
+            name: {part: _numbered(of_part) for part, of_part in parts.items()} for name, parts in index["sets"].items()
         }
-    except Exception as error:  # each kind of storage has its own
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{place}: no readable index of shards ({error!r}); `moceir prepare pack --format webdataset` writes one"
         ) from error
 
 
-def read_shard(url: str, numbers: Collection[int]) -> Generator[tuple[int, int, Pair], None, None]:
-    """Number in the tar file, key and pictures of the wanted samples, in the file's order; none behind them is read.
+def _numbered(shards: Iterable[Sequence]) -> list[Shard]:
+    numbered, first = [], 0
+    for file, samples in shards:
+        if not isinstance(file, str) or "/" in file or not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"{file!r} of {samples!r} samples")
+        numbered.append(Shard(file, samples, first))
+        first += samples
+    return numbered
 
-    When reading fails the file is opened again and read up to where it was; a few failures in a row are too many.
+
+def read_shard(
+    root: str, shard: Shard, numbers: Collection[int]
+) -> Generator[tuple[int, int, Pair | ImageError], None, None]:
+    """Number in the tar file, key and pictures of the wanted samples; no file of a sample behind them is read.
+
+    They come in the file's order, whole ones and, with what is wrong instead of pictures, broken ones; then those that
+    are not in it. When reading fails the file is opened again and read up to where it was; a few failures in a row are
+    too many.
 
     Raises:
-        ImageError: when it is not there, cannot be read, or lacks samples.
+        ImageError: when the file is not there, or its storage fails.
     """
+    url = f"{root.rstrip('/')}/{shard.file}"
     left = set(numbers)
-    failures = 0
+    attempts = _Attempts(url)
     while left:
         try:
-            with fsspec.open(url, "rb") as file:
-                for number, sample in enumerate(_samples(file, url)):
+            with _open(url) as file:
+                for key, contents in _samples(file):
+                    number = key - shard.first
                     if number in left:
                         left.remove(number)
-                        failures = 0
-                        yield number, int(sample["__key__"]), _pair(sample)
+                        attempts.failures = 0
+                        yield number, key, _pair(contents, f"{url}:{key:08d}")
                         if not left:
                             return
-            raise EOFError(f"there is no sample {min(left)} in it")
-        except ImageError:
-            raise
+            raise tarfile.ReadError(f"sample {shard.first + min(left):08d} is not in it")
         except Exception as error:  # each kind of storage has its own
-            failures += 1
-            if failures == _ATTEMPTS or isinstance(error, FileNotFoundError):
-                raise ImageError(
-                    f"{url}: could not be read, {failures} times ({error!r}); copy or write the shards again, or mend "
-                    "the connection, and resume from checkpoints/last.ckpt"
-                ) from error
-            log.warning("%s: reading broke off before sample %d (%r); trying again", url, min(left), error)
-            time.sleep(0.5 * 4 ** (failures - 1))
+            try:
+                attempts.failed(error)
+            except ImageError as last:
+                if not isinstance(error, tarfile.TarError):
+                    raise
+                for number in sorted(left):  # read again and again, it stays damaged
+                    yield number, shard.first + number, last
+                return
 
 
-def _samples(file: BinaryIO, url: str) -> Iterator[dict]:
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+def find_damage(root: str, shard: Shard) -> list[str]:
+    """One message for each sample that cannot be read, every picture decoded."""
+    damage = []
+    try:
+        for _, _, pair in read_shard(root, shard, range(shard.samples)):
+            try:
+                if isinstance(pair, ImageError):
+                    raise pair
+                pair.open()
+            except ImageError as error:
+                damage.append(str(error))
+    except ImageError as error:
+        damage.append(str(error))
+    return damage
 
-    # Only the tar is read by webdataset: its openers may run programs, its decoders unpickle.
-    return group_by_keys({"__url__": url} | item for item in tar_file_iterator(file))
+
+class _Attempts:
+    """Failures in a row to read one file."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.failures = 0
+
+    def failed(self, error: Exception) -> None:
+        """Say so and wait a while.
+
+        Raises:
+            ImageError: when it is no use to go on, or was not for too long.
+        """
+        self.failures += 1
+        status = _status(error)
+        if status is None:
+            # fsspec takes every failure to open a URL for a file that is not there, and says why as the cause.
+            refused = "://" not in self.url or (isinstance(error, FileNotFoundError) and error.__cause__ is None)
+        else:
+            refused = status < 500 and status not in (408, 429)
+        if refused or self.failures > len(_WAITS):
+            raise ImageError(
+                f"{self.url}: could not be read, {self.failures} times ({_reason(error)}); copy or write the file "
+                "again, or mend the connection"
+            ) from error
+        wait = _WAITS[self.failures - 1]
+        log.warning("%s: could not be read (%s); trying again in %d s", self.url, _reason(error), wait)
+        _sleep(wait)
 
 
-def _pair(sample: Mapping) -> Pair:
-    names = {name.partition(".")[0]: name for name in sample}
-    where = f"{sample['__url__']}:{sample['__key__']}"
-    if "clean" not in names or "json" not in names:
-        raise ImageError(f"{where}: holds no clean picture, or no description; write the shards again")
-    about = json.loads(sample["json"])
-    clean, degraded = (
-        EncodedPicture(sample[names[part]], f"{where}.{names[part]}") if part in names else None
-        for part in ("clean", "degraded")
-    )
-    return Pair(cast(EncodedPicture, clean), degraded, about["name"], about["group"])
+def _open(url: str) -> fsspec.core.OpenFile:
+    if not url.startswith(("http://", "https://")):
+        return fsspec.open(url, "rb")
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=_TIMEOUT)
+    return fsspec.open(url, "rb", client_kwargs={"timeout": timeout})
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: Exception) -> int | None:
+    """What a web server answered, if it did."""
+    statuses = (getattr(one, "status", None) for one in _causes(error))
+    return next((status for status in statuses if isinstance(status, int)), None)
+
+
+def _reason(error: Exception) -> str:
+    status = _status(error)
+    if status is not None:
+        return f"HTTP status {status}"
+    causes = list(_causes(error))
+    if any(isinstance(one, asyncio.TimeoutError) for one in causes):
+        return f"no answer within {_TIMEOUT} s"
+    return repr(causes[-1])
+
+
+def _samples(file: BinaryIO) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """Key and files by their name behind it, in the file's order; what is no sample is passed over."""
+
+    def files() -> Iterator[tuple[str, str, bytes]]:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    key, _, name = member.name.partition(".")
+                    yield key, name, content.read()
+
+    for key, of_sample in groupby(files(), key=lambda one: one[0]):
+        contents = {name: content for _, name, content in of_sample}
+        if key.isascii() and key.isdigit() and len(key) == 8:
+            yield int(key), contents
+
+
+def _pair(contents: Mapping[str, bytes], where: str) -> Pair | ImageError:
+    names = {name.partition(".")[0]: name for name in contents}
+    try:
+        about = json.loads(contents["json"])
+        name, group, checksums = str(about["name"]), str(about["group"]), dict(about.get("crc32", {}))
+        clean, degraded = (
+            EncodedPicture(contents[names[part]], f"{where}.{names[part]}") if part in names else None
+            for part in ("clean", "degraded")
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return ImageError(f"{where}: damaged (no readable description); write the shards again")
+    contents = {**contents, "json": _names(name, group)}
+    wrong = [one for one, checksum in checksums.items() if zlib.crc32(contents.get(one, b"")) != checksum]
+    if wrong or clean is None:
+        return ImageError(f"{where}.{wrong[0] if wrong else 'clean'}: damaged, or not there; write the shards again")
+    return Pair(clean, degraded, name, group)
+
+
+def _names(name: str, group: str) -> bytes:
+    """Of the description, what its checksum is of."""
+    return f"{name}\n{group}".encode()
 
 
 def _tar(shard: Sequence[Pair], start: int) -> bytes:
@@ -197,8 +336,11 @@ def _tar(shard: Sequence[Pair], start: int) -> bytes:
     stream = io.BytesIO()
     writer = TarWriter(stream, encoder=False, mtime=0, user="moceir", group="moceir")
     for number, pair in enumerate(shard, start=start):
-        about = json.dumps({"name": pair.name, "group": pair.group})
-        writer.write({"__key__": f"{number:08d}", "json": about.encode()} | _encode(pair))
+        contents = _encode(pair)
+        checksums = {name: zlib.crc32(content) for name, content in contents.items()}
+        checksums["json"] = zlib.crc32(_names(pair.name, pair.group))
+        about = json.dumps({"name": pair.name, "group": pair.group, "crc32": checksums})
+        writer.write({"__key__": f"{number:08d}", "json": about.encode()} | contents)
     writer.close()
     return stream.getvalue()
 

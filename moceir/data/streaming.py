@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,12 @@ from torch.utils.data import Dataset
 from moceir.data.datamodule import RestorationDataModule, ResumableLoader
 from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, training_sample
 from moceir.data.degradations import Degradation, checked_probability
+from moceir.data.images import ImageError
 from moceir.data.mixture import spread, tabulate
-from moceir.data.shards import Shard, need_webdataset, read_index, read_shard
+from moceir.data.shards import Shard, read_index, read_shard
 from moceir.data.sources import Pair
+
+log = logging.getLogger(__name__)
 
 _MIXED = 1024
 """Of so many samples the shards are read at once, by turns: batches are of several datasets."""
@@ -71,6 +75,7 @@ class StreamedCrops(Dataset[Sample]):
         workers: how many processes load for it.
         detail: probability of choosing a crop by its detail.
         grey: probability of making a crop grey.
+        skip_broken: name a sample that is damaged and give the next whole one in its place, too; else it ends the run.
     """
 
     def __init__(
@@ -87,8 +92,10 @@ class StreamedCrops(Dataset[Sample]):
         workers: int,
         detail: float = 0,
         grey: float = 0,
+        skip_broken: bool = False,
     ) -> None:
         self.root = root
+        self.skip_broken = skip_broken
         self.crop = crop
         self.degradation = degradation
         self.batch_size = batch_size
@@ -158,23 +165,42 @@ class StreamedCrops(Dataset[Sample]):
         return [plan[i] for i in np.argsort(np.arange(len(plan)) + rng.uniform(0, _BUFFER, len(plan)))]
 
     def _read(self, plan: Sequence[tuple[Visit, int]]) -> Iterator[tuple[Visit, int, Pair]]:
-        """The samples of a plan; each shard is read once, from its start to the last that is wanted of it."""
+        """The samples of a plan; each shard is read once, from its start to the last that is wanted of it.
+
+        Raises:
+            ImageError: when one is damaged and not to be skipped, or there is none to take its place.
+        """
         wanted: dict[Visit, set[int]] = defaultdict(set)
         for visit, number in plan:
             wanted[visit].add(number)
-        readers = {
-            visit: read_shard(f"{self.root.rstrip('/')}/{visit.shard.file}", numbers)
-            for visit, numbers in wanted.items()
-        }
-        waiting: dict[tuple[Visit, int], tuple[int, Pair]] = {}
-        for visit, number in plan:
+        readers = {visit: read_shard(self.root, visit.shard, numbers) for visit, numbers in wanted.items()}
+        waiting: dict[tuple[Visit, int], tuple[int, Pair | ImageError]] = {}
+
+        def fetch(visit: Visit, number: int) -> tuple[Visit, int, Pair | ImageError]:
             while (visit, number) not in waiting:
                 found, key, pair = next(readers[visit])
                 waiting[visit, found] = key, pair
                 wanted[visit].remove(found)
                 if not wanted[visit]:
                     readers.pop(visit).close()
-            yield visit, *waiting.pop((visit, number))
+            return visit, *waiting[visit, number]
+
+        whole: tuple[Visit, int, Pair] | None = None
+        for place, entry in enumerate(plan):
+            visit, key, pair = fetch(*entry)
+            if isinstance(pair, ImageError):
+                if not self.skip_broken:
+                    raise pair
+                log.warning("%s; left out (data.skip_broken=true)", pair)
+                # The next whole one, so that a run that is resumed here takes the same.
+                following = (fetch(*later) for later in plan[place + 1 :])
+                whole = next(((v, k, p) for v, k, p in following if not isinstance(p, ImageError)), whole)
+                if whole is None:
+                    raise pair
+            else:
+                whole = visit, key, pair
+            del waiting[entry]
+            yield whole
 
 
 class InOrder(EpochSampler):
@@ -189,8 +215,13 @@ class StreamingDataModule(RestorationDataModule):
     """As :class:`RestorationDataModule`, from what ``moceir prepare pack --format webdataset`` wrote.
 
     ``root`` may be a URL of any kind that fsspec opens. What is held out, and tiles, were decided as it was written;
-    held-out pictures are read once and kept in memory, encoded.
+    held-out pictures are read once and kept in memory, encoded. ``skip_broken``: name damaged samples and leave them
+    out; else the first one ends the run.
     """
+
+    def __init__(self, *, skip_broken: bool = False, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.skip_broken = skip_broken
 
     def prepare_data(self) -> None:
         """Look whether everything is there. Shards hold only what could be read when they were written.
@@ -233,6 +264,7 @@ class StreamingDataModule(RestorationDataModule):
             workers=self.num_workers,
             detail=self.detail,
             grey=self.grey,
+            skip_broken=self.skip_broken,
         )
         if not crops.batches:
             raise ValueError(
@@ -249,7 +281,6 @@ class StreamingDataModule(RestorationDataModule):
         return self._resumed(loader)
 
     def _index(self) -> dict[str, dict[str, list[Shard]]]:
-        need_webdataset()
         if not self.root:
             raise ValueError("data.root: streaming needs the folder or URL of what `moceir prepare pack` wrote")
         index = read_index(str(self.root))
@@ -267,8 +298,13 @@ class StreamingDataModule(RestorationDataModule):
         wanted = defaultdict(set)
         for shard, number in spread(places, self.validation_images):
             wanted[shard].add(number)
-        return [
-            pair
-            for shard, numbers in wanted.items()
-            for _, _, pair in read_shard(f"{str(self.root).rstrip('/')}/{shard.file}", numbers)
-        ]
+        pairs = []
+        for shard, numbers in wanted.items():
+            for _, _, pair in read_shard(str(self.root), shard, numbers):
+                if not isinstance(pair, ImageError):
+                    pairs.append(pair)
+                elif self.skip_broken:
+                    log.warning("%s; left out (data.skip_broken=true)", pair)
+                else:
+                    raise pair
+        return pairs

@@ -1,13 +1,16 @@
 """Networks from files and to files.
 
 Three kinds are read: our ``.safetensors`` (the configuration in the metadata), our Lightning checkpoints, and
-published MoCE-IR checkpoints (the configuration inferred from names and shapes). Nothing in a file is executed.
+published MoCE-IR checkpoints (the configuration inferred from names and shapes). Nothing in a file is executed, and
+nothing is built that the tensors in it do not fill.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ from moceir.networks.unet import UNet
 State = dict[str, Tensor]
 
 _FORMAT = "moceir"
+_SHIPPED = "moce_ir_30g.safetensors"
+_LARGEST = 1024
+"""No width, count or window in a network's configuration is larger."""
 
 #: The networks that a file may name. Nothing else is built, whatever a file says.
 NETWORKS: dict[str, type[UNet]] = {"MoCEIR": MoCEIR, "NAFNet": NAFNet}
@@ -74,8 +80,18 @@ class WeightsError(ValueError):
 
 
 def load_pretrained() -> UNet:
-    """The network with the weights that come with the package, ready for evaluation."""
-    with resources.as_file(resources.files("moceir") / "weights" / "moce_ir_30g.safetensors") as path:
+    """The network with the weights that come with the package, ready for evaluation.
+
+    Raises:
+        WeightsError: when the file is not the one that was shipped, by its SHA-256 in ``SHA256SUMS`` beside it.
+    """
+    with resources.as_file(resources.files("moceir") / "weights") as folder:
+        path = folder / _SHIPPED
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file; install moceir again")
+        found = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {_SHIPPED}"
+        if found not in (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines():
+            raise WeightsError(f"{path}: not the file that was shipped (its SHA-256 is another); install moceir again")
         return load_network(path)
 
 
@@ -104,11 +120,57 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
         config = _infer_config(state) if config is None else config
         if topk not in (None, config.get("topk")):
             config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
+        _check_sizes(state, NETWORKS[kind], config)
         network = NETWORKS[kind](**config)
         network.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: does not hold a whole MoCE-IR network: {error}") from error
+    except Exception as error:  # a foreign configuration may be anything, and fail anywhere
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise WeightsError(f"{path}: does not hold a whole MoCE-IR network: {reason}") from error
+    broken = not_finite(state)
+    if broken:
+        raise WeightsError(
+            f"{path}: {broken} holds NaN or infinity, so nothing could be restored; the run had diverged"
+        )
     return network.eval()
+
+
+def not_finite(state: State) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None when all are finite."""
+    return next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
+
+
+def _check_sizes(state: State, kind: type[UNet], config: dict[str, Any]) -> None:
+    """Raise ValueError when a network of this configuration has other tensors, without allocating or building much."""
+    too_large = [f"{name}={value}" for name, value in config.items() if max(_numbers(value), default=0) > _LARGEST]
+    if too_large:
+        raise ValueError(f"{', '.join(too_large)[:200]}, where {_LARGEST} is the most")
+    blocks = sum(sum(_numbers(value)) for name, value in config.items() if "blocks" in name)
+    if blocks > len(state):
+        raise ValueError(f"its configuration has {blocks} blocks, but there are only {len(state)} tensors")
+    with torch.device("meta"):  # shapes without memory
+        expected = kind(**config).state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise ValueError(f"there is no tensor {name}")
+        shapes = tuple(state[name].shape), tuple(tensor.shape)
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} is of shape {shapes[0]}, where its configuration needs {shapes[1]}")
+    for name, tensor in state.items():
+        if name not in expected:
+            raise ValueError(f"tensor {name} has no place in it")
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise ValueError(f"{name} is {tensor.dtype}, {tensor.layout}, where plain real numbers are needed")
+        if tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ValueError(f"{name} repeats the same numbers; a file must hold them all")
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """The whole numbers in a value of a configuration."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, int):
+        yield value
 
 
 def save_network(network: UNet, path: str | Path) -> None:
@@ -122,7 +184,7 @@ def save_network(network: UNet, path: str | Path) -> None:
         raise ValueError(f"{path}: networks are saved as .safetensors")
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"format": _FORMAT, "network": type(network).__name__, "config": json.dumps(network.config)}
-    write_atomically(path, safetensors.torch.save(state, metadata))
+    write_atomically(path, safetensors.torch.save(state, metadata), durable=True)
 
 
 def rename_published(state: State) -> State:
@@ -148,8 +210,11 @@ def _read_safetensors(path: Path) -> tuple[State, str, dict[str, Any] | None]:
     if metadata.get("format") != _FORMAT:
         return state, _FIRST, None
     try:
-        return state, metadata.get("network", _FIRST), dict(json.loads(metadata["config"]))
-    except (KeyError, ValueError, TypeError) as error:
+        config = json.loads(metadata["config"])
+        if not isinstance(config, dict):
+            raise TypeError(f"a {type(config).__name__}")
+        return state, metadata.get("network", _FIRST), config
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path}: its metadata has no readable configuration of a moceir network") from error
 
 
@@ -166,6 +231,8 @@ def _read_checkpoint(path: Path) -> tuple[State, str, dict[str, Any] | None]:
         raise WeightsError(f"{path}: expected a checkpoint or a state dict, found a {type(state).__name__}")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     config = checkpoint.get("network_config")
+    if config is not None and not isinstance(config, dict):
+        raise WeightsError(f"{path}: its network_config is a {type(config).__name__}, where a dictionary is needed")
     if config is not None:  # our training: drop what belongs to metrics and losses
         tensors = {
             name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")
@@ -199,8 +266,11 @@ def _infer_config(state: State) -> dict[str, Any]:
     """Constructor arguments from the names and shapes of a published network, already renamed."""
 
     def count(prefix: str) -> int:
-        indices = [re.match(rf"{prefix}\.(\d+)\.", name) for name in state]
-        return 1 + max((int(match[1]) for match in indices if match), default=-1)
+        found = {match[1] for match in (re.match(rf"{prefix}\.(\d{{1,4}})\.", name) for name in state) if match}
+        count = next(number for number in range(len(found) + 1) if str(number) not in found)
+        if count != len(found):
+            raise ValueError(f"there is no {prefix}.{count}".replace("\\", ""))
+        return count
 
     def heads(block: str) -> int:
         return len(state[f"{block}.temperature"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +12,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from moceir.data.datasets import Sample
-from moceir.data.images import write_image
+from moceir.data.images import ImageError, write_image
 from moceir.inference.postprocess import quantise
 from moceir.inspection import RouteTally
 from moceir.training.module import RestorationModule
+
+log = logging.getLogger(__name__)
 
 
 class RoutingMonitor(Callback):
@@ -107,7 +110,10 @@ class Panel(Callback):
             return
         panel = np.vstack(list(self._rows.values()))
         self._rows.clear()
-        write_image(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
+        try:
+            write_image(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
+        except ImageError as error:
+            log.warning("%s; training goes on without this panel", error)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("panel", panel, trainer.global_step, dataformats="HWC")

@@ -108,8 +108,7 @@ class RestorationModule(LightningModule):
         culprits = [f"{name}={term.item()}" for name, term in terms.items() if not torch.isfinite(term)]
         raise ValueError(
             f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.name)}. The "
-            f"batch is in {saved}. If its pictures are fine, lower the learning rate or the clipping and resume from "
-            "checkpoints/last.ckpt"
+            f"batch is in {saved}; if its pictures are fine, lower the learning rate or the clipping"
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+
+from moceir.training.checkpoints import LAST, PREVIOUS, read_checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def previous_weights(runs: Path, stage: str) -> Path:
@@ -27,13 +32,27 @@ def previous_weights(runs: Path, stage: str) -> Path:
 
 
 def unfinished(runs: Path, name: str) -> Path | None:
-    """The last checkpoint of the latest run of a name, to go on from; None when there is none, or it has finished.
+    """The newest whole checkpoint of a name's runs since one of them finished, to go on from; None when there is none.
 
     Args:
         runs: where runs are written, as ``<name>/<time>/``. One that was resumed ends in a later folder.
+        name: the runs'.
     """
-    checkpoints = sorted((runs / name).glob("*/checkpoints/last.ckpt"))
-    finished = sorted((runs / name).glob("*/network.safetensors"))
-    if not checkpoints or (finished and finished[-1].parent >= checkpoints[-1].parent.parent):
-        return None
-    return checkpoints[-1]
+    finished = max((runs / name).glob("*/network.safetensors"), default=None)
+    since = "" if finished is None else finished.parent.name
+    folders = sorted((runs / name).glob("*/checkpoints"), reverse=True)
+    found = (newest_whole(folder) for folder in folders if folder.parent.name > since)
+    return next(filter(None, found), None)
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that is whole, or None. Others are passed over with a warning."""
+    for checkpoint in filter(Path.exists, (folder / LAST, (folder / LAST).with_suffix(PREVIOUS))):
+        try:
+            read_checkpoint(checkpoint)
+        except ValueError as error:
+            log.warning("passed over %s", error)
+        else:
+            log.info("going on from %s", checkpoint)
+            return checkpoint
+    return None

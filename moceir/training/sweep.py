@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from omegaconf import OmegaConf
 
 from moceir.data.images import write_atomically
 
+log = logging.getLogger(__name__)
+
 SUMMARY = "summary.json"
-"""What a training run leaves in its folder: its best validation PSNR and its last validation's scores."""
+"""What a training run leaves in its folder: best validation PSNR, last validation's scores, and its overrides."""
 
 
 class Trial(NamedTuple):
@@ -62,6 +65,29 @@ def read_sweep(folder: Path) -> list[Trial]:
             )
         )
     return sorted(trials, key=lambda trial: -math.inf if math.isnan(trial.psnr) else trial.psnr, reverse=True)
+
+
+def finished(run: Path, overrides: Sequence[str]) -> float | None:
+    """The best validation PSNR of a run that has finished; None when it has not.
+
+    Args:
+        run: its folder.
+        overrides: what it is to be run with.
+
+    Raises:
+        ValueError: when it was run with others.
+    """
+    path = run / SUMMARY
+    if not path.is_file():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if set(summary["overrides"]) != set(overrides):
+        raise ValueError(
+            f"{run}: holds a run of {' '.join(summary['overrides'])}, not of {' '.join(overrides)}; give the command "
+            "that the multirun was started with, or another hydra.sweep.dir"
+        )
+    log.info("%s: has finished", run)
+    return math.nan if summary["best_psnr"] is None else summary["best_psnr"]
 
 
 def _overrides(run: Path) -> dict[str, str]:

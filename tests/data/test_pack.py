@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import forked
 
 from moceir.cli.options import load_sources
 from moceir.data import pack
@@ -54,11 +56,11 @@ def test_a_killed_packing_is_completed_and_a_whole_one_left_alone(
 
     written = []
 
-    def dies_at_the_second(path: Path, data: bytes) -> None:
+    def dies_at_the_second(path: Path, data: bytes, **options: bool) -> None:
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        original(path, data)
+        original(path, data, **options)
 
     original = pack.write_atomically
     monkeypatch.setattr(pack, "write_atomically", dies_at_the_second)
@@ -91,6 +93,34 @@ def test_cut_packs_are_refused(tree: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ImageError, match=r"pack-00000-of-00001\.safetensors: not a readable pack .* delete it"):
         find_packed(tmp_path)
+
+
+def test_a_pack_that_is_cut_while_it_is_read_is_an_error(tree: Path, tmp_path: Path) -> None:
+    """Mapped memory behind a file's end kills the process."""
+
+    def read_on() -> None:
+        write(sidd(tree), tmp_path, shard_mib=100)
+        clean, degraded, *_ = find_packed(tmp_path)[-1]
+        clean.open()
+        (file,) = tmp_path.iterdir()
+        os.truncate(file, 10_000)
+        with pytest.raises(ImageError, match=r"safetensors: has become shorter since it was opened; delete it and run"):
+            degraded.open().sum()
+
+    assert forked(read_on) == 0
+
+
+def test_a_flipped_bit_is_found(tree: Path, tmp_path: Path) -> None:
+    write(sidd(tree), tmp_path, shard_mib=100)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    *whole, (clean, degraded, *_) = find_packed(tmp_path)
+    for one, other, *_ in whole:
+        one.open(), other.open()
+    with pytest.raises(ImageError, match=r"safetensors:8/(clean|degraded): damaged, not what was packed; delete it"):
+        clean.open(), degraded.open()
 
 
 def test_every_dataset_packed_trains_as_it_did(tree: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +28,7 @@ from moceir.data.datasets import Sample
 from moceir.data.degradations import GaussianNoise
 from moceir.data.images import ImageError, write_image
 from moceir.data.pictures import ArrayPicture
-from moceir.data.shards import read_index, read_shard, write_shards
+from moceir.data.shards import Shard, read_index, read_shard, write_shards
 from moceir.data.sources import Pair
 from moceir.data.streaming import StreamedCrops, StreamedSet, StreamingDataModule
 
@@ -104,7 +106,7 @@ def test_squares_are_stored_without_loss(tree: Path, tmp_path: Path) -> None:
         pair
         for part in index.values()
         for shard in part
-        for _, _, pair in read_shard(str(tmp_path / shard.file), range(shard.samples))
+        for _, _, pair in read_shard(str(tmp_path), shard, range(shard.samples))
     ]
     original = {pair.name: pair for pair in load_sources("sidd", [])["SIDD"].find(tree / "SIDD_Medium_Srgb").pairs}
     assert len(stored) == len(original) == 9
@@ -183,9 +185,9 @@ def test_what_was_had_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     written = write_shards({"a-train": pairs}, tmp_path, shard_mib=1, workers=1, description="")["a-train"]
     opened = []
 
-    def reading(url: str, numbers: set[int]) -> Iterator:
-        opened.append(url)
-        yield from original(url, numbers)
+    def reading(root: str, shard: Shard, numbers: set[int]) -> Iterator:
+        opened.append(shard.file)
+        yield from original(root, shard, numbers)
 
     original = streaming.read_shard
     monkeypatch.setattr(streaming, "read_shard", reading)
@@ -251,7 +253,7 @@ def test_a_web_server_gives_what_the_folder_gives(streamed: Path, server: str, w
 def test_a_broken_connection_is_taken_up_again(
     streamed: Path, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shards.time, "sleep", lambda _: None)
+    monkeypatch.setattr(shards, "_sleep", lambda _: None)
     data = module(server)
     Flaky.asked.clear()
     Flaky.cuts = 2
@@ -264,7 +266,7 @@ def test_a_broken_connection_is_taken_up_again(
 
 
 def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards.time, "sleep", lambda _: None)
+    monkeypatch.setattr(shards, "_sleep", lambda _: None)
     folder = tmp_path / "cut"
     shutil.copytree(streamed, folder)
     file = next(folder.glob("PolyU-train-*"))
@@ -274,16 +276,131 @@ def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: py
         epoch(module(folder))
 
 
-def test_a_broken_picture_is_named(tree: Path, tmp_path: Path, streamed: Path) -> None:
-    shutil.copytree(streamed, tmp_path, dirs_exist_ok=True)
-    for file in tmp_path.glob("PolyU-train-*"):
-        with tarfile.open(file) as tar:
-            member = tar.getmembers()[1]
-        data = bytearray(file.read_bytes())
-        data[member.offset_data : member.offset_data + member.size] = bytes(member.size)
-        file.write_bytes(data)
-    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar:0000000\d\.degraded\.jpg: not a readable picture"):
+def copy(streamed: Path, folder: Path) -> Path:
+    """The shards, to be damaged."""
+    shutil.copytree(streamed, folder, dirs_exist_ok=True)
+    return folder
+
+
+def damage(folder: Path, what: str) -> None:
+    """To the first sample of the first shard of BSD400: one bit of its picture or description, or its headers."""
+    file = min(folder.glob("BSD400-train-*"))
+    with tarfile.open(file) as tar:
+        members = {member.name.split(".")[1]: member for member in tar.getmembers()[:2]}
+    data = bytearray(file.read_bytes())
+    if what == "header":
+        for member in members.values():
+            data[member.offset : member.offset + 8] = b"999999999"[
+                :8
+            ]  # another key; and the sum of the header is wrong
+    else:
+        member = members[what]
+        data[member.offset_data + member.size // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["clean", "json", "header"])
+def test_a_damaged_sample_ends_the_run_or_is_named_and_left_out(
+    streamed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """A bit in the middle of a JPEG would otherwise be trained on."""
+    damage(copy(streamed, tmp_path), what)
+    named = r"BSD400-train-.*\.tar(:00000000.*damaged|: could not be read, 1 times)"
+    with pytest.raises(ImageError, match=named):
         epoch(module(tmp_path))
+    batches = epoch(module(tmp_path, "+data.skip_broken=true"))
+    assert len(batches) == 9, "as many as without damage"
+    assert re.search(named, caplog.text)
+    assert "left out (data.skip_broken=true)" in caplog.text
+    names = Counter(name for batch in batches for name in batch.name)
+    whole = Counter(name for batch in epoch(module(streamed)) for name in batch.name)
+    assert len(whole - names) == (1 if what != "header" else 2), "everything else comes"
+
+    status = CliRunner().invoke(app, ["prepare", "check", str(tmp_path), "--data", "denoise", *PACK])
+    assert status.exit_code == 1
+    assert re.search(named, status.output.replace("\n", ""))
+
+
+def test_a_run_that_leaves_out_is_resumed_as_it_was(streamed: Path, tmp_path: Path) -> None:
+    damage(copy(streamed, tmp_path), "clean")
+    whole = epoch(module(tmp_path, "+data.skip_broken=true"))
+    for start in (1, 4, 8):
+        rest = epoch(module(tmp_path, "+data.skip_broken=true"), 0, start)
+        for ours, expected in zip(rest, whole[start:], strict=True):
+            assert ours.name == expected.name
+            assert torch.equal(ours.degraded, expected.degraded)
+
+
+def test_check_finds_whole_shards_whole(streamed: Path) -> None:
+    expected = ["--set", "data.sets.BSD400.expected=4", "--set", "data.sets.PolyU.expected=4"]
+    status = CliRunner().invoke(app, ["prepare", "check", str(streamed), "--data", "denoise", *PACK, *expected])
+    assert status.exit_code == 0, status.output
+    assert status.output.count("whole") == 2
+
+
+class Troubled(SimpleHTTPRequestHandler):
+    """Answers with a status, or not at all, so many times."""
+
+    status: ClassVar[int | None] = None
+    times: ClassVar[int] = 0
+    asked: ClassVar[int] = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        if self.asked > self.times:
+            super().do_GET()
+        elif self.status is None:
+            time.sleep(5)
+        else:
+            self.send_error(self.status)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def troubled(streamed: Path) -> Iterator[str]:
+    Troubled.asked = 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Troubled, directory=str(streamed)))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "times", "said"),
+    [
+        (503, 4, None),
+        (503, 99, r"index\.json: no readable index of shards \(HTTP status 503\)"),
+        (404, 99, r"index\.json: no readable index of shards \(HTTP status 404\)"),
+        (None, 2, None),
+        (None, 99, r"index\.json: no readable index of shards \(no answer within 0\.2 s\)"),
+    ],
+)
+def test_a_server_in_trouble(
+    troubled: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int | None,
+    times: int,
+    said: str | None,
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(shards, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(shards, "_WAITS", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(shards, "_sleep", waits.append)
+    Troubled.status, Troubled.times = status, times
+    if said is None:
+        assert list(read_index(troubled)) == ["BSD400", "PolyU"]
+        assert "could not be read (" in caplog.text
+    else:
+        with pytest.raises(ValueError, match=rf"{troubled}/{said}") as caught:
+            read_index(troubled)
+        assert "\n" not in str(caught.value)
+        assert waits == ([] if status == 404 else [0.01, 0.02, 0.03])
 
 
 def test_a_shard_that_is_not_there_is_named_at_once(streamed: Path, tmp_path: Path) -> None:
@@ -302,10 +419,10 @@ def test_another_mixture_may_join(tree: Path, tmp_path: Path) -> None:
     assert list(read_index(str(tmp_path))) == ["BSD400", "PolyU"]
 
 
-def test_without_webdataset_the_remedy_is_said(streamed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_webdataset_the_remedy_is_said(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'moceir\[streaming\]'"):
-        module(streamed)
+        pack(tree, tmp_path)
 
 
 def test_what_is_missing_is_explained(streamed: Path, tmp_path: Path) -> None:
@@ -324,11 +441,11 @@ def test_a_killed_packing_is_completed(tree: Path, tmp_path: Path, monkeypatch: 
     written = []
     original = shards.write_atomically
 
-    def dies_at_the_third(path: Path, data: bytes) -> None:
+    def dies_at_the_third(path: Path, data: bytes, **options: bool) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        original(path, data)
+        original(path, data, **options)
 
     monkeypatch.setattr(shards, "write_atomically", dies_at_the_third)
     with pytest.raises((KeyboardInterrupt, SystemExit)):

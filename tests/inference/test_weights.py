@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
+import resource
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import moceir
 from moceir import MoCEIR, load_network, load_pretrained, save_network
+from moceir.inference import weights
 from moceir.inference.weights import WeightsError
 
 Make = Callable[..., MoCEIR]
@@ -127,3 +134,122 @@ def test_anything_else_is_explained(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors", metadata={"format": "moceir"})
     with pytest.raises(WeightsError, match=r"bare\.safetensors: its metadata has no readable configuration"):
         load_network(tmp_path / "bare.safetensors")
+
+
+def one_line(path: Path, match: str) -> None:
+    with pytest.raises(WeightsError, match=match) as caught:
+        load_network(path)
+    assert "\n" not in str(caught.value)
+    assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["output.weight", "refinement.0.feed_forward.mix.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    make_network: Make, tmp_path: Path, name: str, value: float
+) -> None:
+    network = make_network()
+    network.state_dict()[name].view(-1)[-1] = value
+    save_network(network, tmp_path / "a.safetensors")
+    one_line(tmp_path / "a.safetensors", f"{name} holds NaN or infinity")
+
+
+SIZES = {
+    "dim=20000": {"dim": 20000},
+    "dim=1000": {"dim": 1000},
+    "ten million blocks": {"num_blocks": [10**7] * 4},
+    "a thousand blocks": {"num_blocks": [500] * 4},
+    "experts": {"num_experts": 6, "window_sizes": [4] * 6},
+    "windows": {"window_sizes": [4, 8, 16, 10**9]},
+    "huge": {"dim": 10**400},
+    "negative": {"num_blocks": [-1, 2, 4, 4]},
+    "a word": {"dim": "8"},
+    "a list": {"dim": [8]},
+    "an object": {"num_blocks": {"a": 1}},
+    "not an argument": {"depth": 3},
+    "levels": {"num_blocks": [1] * 40, "num_heads": [1] * 40, "num_decoder_blocks": [1] * 39},
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_that_the_tensors_do_not_have_are_refused_at_once(make_network: Make, tmp_path: Path, size: str) -> None:
+    network = make_network()
+    metadata = {"format": "moceir", "config": json.dumps({**network.config, **SIZES[size]})}
+    save_file(network.state_dict(), tmp_path / "a.safetensors", metadata)
+    load_pretrained()  # what is imported once
+    before, start = peak_memory(), time.perf_counter()
+    one_line(tmp_path / "a.safetensors", "does not hold a whole MoCE-IR network: ")
+    assert time.perf_counter() - start < 5, "a second, where nothing else runs"
+    assert peak_memory() - before < 100e6
+
+
+def peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ("[" * 100_000, "its metadata has no readable configuration"),
+        ('{"dim":' * 100_000, "its metadata has no readable configuration"),
+        ("[1, 2]", "its metadata has no readable configuration"),
+        ('[["dim", 8]]', "its metadata has no readable configuration"),
+        ("7", "its metadata has no readable configuration"),
+        ("NaN", "its metadata has no readable configuration"),
+        ("{}", "does not hold a whole MoCE-IR network"),
+    ],
+)
+def test_strange_metadata_are_one_line(tmp_path: Path, config: str, match: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "moceir", "config": config})
+    one_line(tmp_path / "a.safetensors", match)
+    if match.startswith("its"):
+        torch.save({"state_dict": {"network.a": torch.zeros(1)}, "network_config": [1]}, tmp_path / "a.ckpt")
+        one_line(tmp_path / "a.ckpt", "its network_config is a list, where a dictionary is needed")
+
+
+@pytest.mark.parametrize("kind", ["0-dimensional", "integer", "lacking", "too many", "expanded", "sparse"])
+def test_strange_tensors_are_one_line(make_network: Make, tmp_path: Path, kind: str) -> None:
+    network = make_network()
+    state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    weight = state["network.embed.weight"]
+    strange = {
+        "0-dimensional": torch.tensor(1.0),
+        "integer": weight.long(),
+        "expanded": torch.zeros(1).expand(weight.shape),
+        "sparse": weight.to_sparse(),
+    }
+    if kind in strange:
+        state["network.embed.weight"] = strange[kind]
+    elif kind == "lacking":
+        del state["network.embed.weight"]
+    else:
+        state["network.more"] = weight
+    torch.save({"state_dict": state, "network_config": network.config}, tmp_path / "a.ckpt")
+    one_line(tmp_path / "a.ckpt", "does not hold a whole MoCE-IR network: .*(embed.weight|tensor more)")
+
+
+@pytest.mark.parametrize("name", ["encoder.999999999.0.a", f"decoder.{'9' * 5000}.0.b", "latent.123456.c"])
+def test_published_names_with_huge_numbers_are_refused(make_network: Make, tmp_path: Path, name: str) -> None:
+    state = {**make_network().state_dict(), name: torch.zeros(1)}
+    save_file(state, tmp_path / "a.safetensors")
+    one_line(tmp_path / "a.safetensors", "does not hold a whole MoCE-IR network: ")
+    state["decoder.0.0.moce.router.features.weight"] = torch.tensor(1.0)
+    save_file(state, tmp_path / "a.safetensors")
+    one_line(tmp_path / "a.safetensors", "does not hold a whole MoCE-IR network: ")
+
+
+def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(moceir.__file__).parent / "weights"
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    shipped = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+    assert sums == shipped
+    assert all(digest in (folder / "README.md").read_text() for digest in shipped.values()), "the model card has them"
+
+    shutil.copytree(folder, tmp_path / "weights")
+    (file,) = (tmp_path / "weights").glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # the last weight, a little
+    file.write_bytes(content)
+    monkeypatch.setattr(weights.resources, "files", lambda _: tmp_path)
+    with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):
+        load_pretrained()

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from moceir.config import config_dir
-from moceir.training.stages import previous_weights, unfinished
+from moceir.training.stages import previous_weights
 
 
 def test_the_latest_finished_run_is_taken(tmp_path: Path) -> None:
@@ -29,20 +29,6 @@ def test_a_stage_that_has_not_been_run_is_named(tmp_path: Path) -> None:
         previous_weights(tmp_path, "stage1")
     with pytest.raises(ValueError, match=r"run `make train args=experiment=release` first"):
         previous_weights(tmp_path, "release")
-
-
-def test_the_latest_unfinished_run_goes_on(tmp_path: Path) -> None:
-    assert unfinished(tmp_path, "release") is None
-    checkpoints = []
-    for time in ("2026-01-09", "2026-01-10"):
-        checkpoints.append(tmp_path / "release" / time / "checkpoints" / "last.ckpt")
-        checkpoints[-1].parent.mkdir(parents=True)
-        checkpoints[-1].touch()
-    (tmp_path / "release" / "2026-01-09" / "network.safetensors").touch()
-    assert unfinished(tmp_path, "release") == checkpoints[1]
-    (tmp_path / "release" / "2026-01-11").mkdir()  # where it was resumed
-    (tmp_path / "release" / "2026-01-11" / "network.safetensors").touch()
-    assert unfinished(tmp_path, "release") is None
 
 
 def test_the_documents_schedule() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
+from processes import forked
 from torch import nn
 
 from moceir import MoCEIR, load_network, save_network
 from moceir.cli.train import train
 from moceir.config import config_dir
 from moceir.training.optim import cosine_schedule
+from moceir.training.signals import Stopped
 
 PHOTOGRAPHS = ["data=photographs", "data.sets.photographs.validation=1"]
 SMALL = [
@@ -56,40 +60,81 @@ def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-class Kill(Callback):
-    """Ends a run as a crash would, at the start of a batch of its second epoch."""
+class End(Callback):
+    """Ends a run in its second epoch, in a hook and, of a batch's, in that batch."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, how: str, hook: str, batch: int) -> None:
+        self.how = how
         self.batch = batch
+        setattr(self, hook, self._end)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        if (trainer.current_epoch, batch_idx) == (1, self.batch):
-            raise RuntimeError("killed")
+    def _end(self, trainer: Trainer, pl_module: LightningModule, *rest: object) -> None:
+        if trainer.current_epoch == 1 and (not rest or trainer.fit_loop.batch_idx == self.batch):
+            if self.how == "exception":
+                raise RuntimeError("an exception")
+            os.kill(os.getpid(), getattr(signal, self.how))
 
 
-@pytest.mark.parametrize(("batch", "every"), [(0, 0), (3, 6)], ids=["at its start", "within"])
-def test_a_run_that_is_killed_in_an_epoch_is_resumed_exactly(
-    photographs: Path, tmp_path: Path, batch: int, every: int
+LONGER = ["data.sets.photographs.repeat=4", "trainer.max_epochs=3"]  # four batches an epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict]:
+    """The last checkpoint of a run that nothing disturbed."""
+    made: dict[str, dict] = {}
+
+    def train_once(photographs: Path) -> dict:
+        if not made:
+            folder = tmp_path_factory.mktemp("whole")
+            run(folder, f"data.root={photographs}", *LONGER)
+            made.update(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+        return made
+
+    return train_once
+
+
+@pytest.mark.parametrize(
+    ("how", "hook", "batch"),
+    [
+        ("exception", "on_train_batch_start", 0),
+        ("exception", "on_train_batch_start", 2),
+        ("SIGTERM", "on_train_batch_start", 2),
+        ("SIGTERM", "on_train_batch_end", 1),  # waits until the step is whole
+        ("SIGUSR1", "on_validation_epoch_start", 0),
+        ("SIGTERM", "on_train_epoch_end", 0),
+        ("SIGKILL", "on_train_batch_start", 3),
+    ],
+)
+def test_a_run_that_ends_early_is_resumed_exactly(
+    photographs: Path, tmp_path: Path, whole: Callable[[Path], dict], how: str, hook: str, batch: int
 ) -> None:
-    """Four batches an epoch; where every sixth step writes a checkpoint, one lies in the middle of the second."""
-    arguments = [f"data.root={photographs}", "data.sets.photographs.repeat=4", "trainer.max_epochs=3"]
-    if every:
-        arguments += [f"+callbacks.last.every_n_train_steps={every}", "callbacks.last.save_on_train_epoch_end=null"]
-    run(tmp_path / "whole", *arguments)
-    with pytest.raises(RuntimeError, match="killed"):
-        run(
-            tmp_path / "killed",
-            *arguments,
-            f"+callbacks.kill._target_={__name__}.Kill",
-            f"+callbacks.kill.batch={batch}",
-        )
-    run(tmp_path / "resumed", *arguments, f"resume={tmp_path}/killed/checkpoints/last.ckpt")
-    whole, resumed = (
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "killed")
-    )
-    assert resumed["epoch"] == whole["epoch"] == 2
+    arguments = [f"data.root={photographs}", *LONGER]
+    end = [f"+callbacks.end._target_={__name__}.End", f"+callbacks.end.how={how}"]
+    end += [f"+callbacks.end.hook={hook}", f"+callbacks.end.batch={batch}", "callbacks.last.minutes=0"]
+    if how == "SIGKILL":
+        assert forked(lambda: run(tmp_path / "ended", *arguments, *end)) == -signal.SIGKILL
+    elif how == "exception":
+        with pytest.raises(RuntimeError, match="an exception"):
+            run(tmp_path / "ended", *arguments, *end)
+    else:
+        with pytest.raises(Stopped, match=how):
+            run(tmp_path / "ended", *arguments, *end)
+    last = tmp_path / "ended" / "checkpoints" / "last.ckpt"
+    done = {"on_validation_epoch_start": 7, "on_train_epoch_end": 8, "on_train_batch_end": 6}
+    assert torch.load(last, weights_only=True)["global_step"] == done.get(hook, 4 + batch)
+    run(tmp_path / "resumed", *arguments, f"resume={last}")
+    resumed, expected = torch.load(last, weights_only=True), whole(photographs)
+    assert resumed["epoch"] == expected["epoch"] == 2
     for part in ("state_dict", "current_model_state"):
-        assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+        assert all(torch.equal(expected[part][name], resumed[part][name]) for name in expected[part])
+    best = [
+        one["callbacks"][
+            "ModelCheckpoint{'monitor': 'val/psnr', 'mode': 'max', 'every_n_train_steps': 0, "
+            "'every_n_epochs': 1, 'train_time_interval': None}"
+        ]["best_model_score"]
+        for one in (resumed, expected)
+    ]
+    assert best[0] == best[1], "every validation was made"
 
 
 def test_last_is_the_last_and_best_is_the_best(photographs: Path, tmp_path: Path) -> None:

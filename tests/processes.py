@@ -1,0 +1,73 @@
+"""Parts of a test in a process of their own, which may be killed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def start(function: Callable[[], object], output: Path | None = None) -> int:
+    """The id of a new process that does this and ends with its exit status; 1 and a line after an exception.
+
+    It is forked, so that it need not import anything again.
+
+    Args:
+        function: what to do.
+        output: gets what it prints.
+    """
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        if output is not None:
+            with output.open("wb") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1)
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+        function()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+    finally:
+        os._exit(status)
+
+
+def wait(process: int) -> int:
+    """Its exit status; minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def forked(function: Callable[[], object], output: Path | None = None) -> int:
+    """Exit status of a process that does this."""
+    return wait(start(function, output))
+
+
+def train_command(*arguments: object) -> None:
+    """``python -m moceir.cli.train`` with these arguments, for :func:`start`."""
+    import logging
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from moceir.cli.train import main
+
+    logging.getLogger().handlers.clear()
+    GlobalHydra.instance().clear()
+    sys.argv = ["train.py", *map(str, arguments)]
+    main()
+
+
+def wait_for(condition: Callable[[], bool], process: int, seconds: float = 60) -> None:
+    """Until it holds; a TimeoutError after so many seconds, or when the process has ended without."""
+    end = time.monotonic() + seconds
+    while not condition():
+        ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended or time.monotonic() > end:
+            raise TimeoutError(f"not within {seconds} s, or the process has ended")
+        time.sleep(0.02)

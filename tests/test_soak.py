@@ -1,0 +1,18 @@
+"""A small share of ``make soak``: too short to find what takes an hour, long enough to keep it running."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_soak(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "soak.py"
+    arguments = ["--restores", "30", "--kills", "2", "--folder", str(tmp_path)]
+    run = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    training, restoring = map(json.loads, run.stdout.splitlines())
+    assert sum(training["training"]["ended"].values()) == 2
+    assert restoring["restoring"]["restores"] == 30
