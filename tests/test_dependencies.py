@@ -15,13 +15,14 @@ PACKAGE = Path(moceir.__file__).parent
 MAY_USE = {
     "config": set(),
     "network": set(),
-    "data": set(),
+    "pictures": set(),
+    "data": {"pictures"},
     "complexity": {"network"},
     "losses": {"network"},
     "inspection": {"network", "data"},
-    "inference": {"network", "data"},
-    "training": {"network", "data", "losses", "inspection", "inference"},
-    "cli": {"network", "data", "inference", "training", "complexity", "config"},
+    "inference": {"network", "data", "pictures"},
+    "training": {"network", "data", "pictures", "losses", "inspection", "inference"},
+    "cli": {"network", "data", "pictures", "inference", "training", "complexity", "config"},
 }
 
 

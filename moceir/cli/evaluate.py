@@ -17,11 +17,11 @@ from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
-from moceir.data.images import write_atomically
 from moceir.data.mixture import find_sets
 from moceir.inference.engine import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
+from moceir.pictures.files import write_atomically
 
 
 def evaluate(

@@ -17,10 +17,10 @@ from omegaconf import DictConfig
 
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
-from moceir.data.images import write_atomically
 from moceir.inference.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
 from moceir.network.unet import MoCEIR
+from moceir.pictures.files import write_atomically
 from moceir.training.module import RestorationModule
 from moceir.training.stages import previous_weights, unfinished
 from moceir.training.sweep import SUMMARY

@@ -18,8 +18,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from moceir.data.images import ImageError, write_atomically
 from moceir.data.parallel import in_parallel
+from moceir.pictures.files import write_atomically
+from moceir.pictures.picture import ImageError
 
 if TYPE_CHECKING:
     from moceir.data.sources import Pair

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moceir.data.images import ImageError, find_images
 from moceir.data.pack import find_packed, is_pack
 from moceir.data.pictures import ImageFile, MatBlock, Picture, Window, mat_blocks, tiles
 from moceir.data.samples import sample_photographs
+from moceir.pictures.files import find_images
+from moceir.pictures.picture import ImageError
 
 
 class Pair(NamedTuple):

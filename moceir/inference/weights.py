@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from moceir.data.images import write_atomically
 from moceir.network.unet import MoCEIR
+from moceir.pictures.files import write_atomically
 
 State = dict[str, Tensor]
 

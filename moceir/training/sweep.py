@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 from omegaconf import OmegaConf
 
-from moceir.data.images import write_atomically
+from moceir.pictures.files import write_atomically
 
 SUMMARY = "summary.json"
 """What a training run leaves in its folder: its best validation PSNR and its last validation's scores."""

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from moceir import MoCEIR, save_network
 from moceir.cli.main import app
-from moceir.data.images import read_image, write_image
 from moceir.inference.engine import Engine
 from moceir.inference.postprocess import bilateral_filter
+from moceir.pictures.arrays import read_image, write_image
 
 
 def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -53,8 +53,8 @@ def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
     run = CliRunner().invoke(app, [*arguments, *weights, "--filter", "--format", "BMP", "--mac-budget", "0"])
     assert run.exit_code == 0, run.output
     assert np.array_equal(read_image(tmp_path / "out" / "a.bmp"), bilateral_filter(photograph))
-    refused = CliRunner().invoke(app, [*arguments, "--format", "gif"])
-    assert "--format gif: use png" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*arguments, "--format", "psd"])
+    assert "--format psd: use one of PNG, JPEG" in str(refused.exception)
     refused = CliRunner().invoke(app, [*arguments, "--mac-budget", "5"])
     assert "mac_budget of 5 GMACs: the cheapest route costs 27.7344" in str(refused.exception)
 

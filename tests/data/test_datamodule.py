@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample
-from moceir.data.images import write_image
+from moceir.pictures.arrays import write_image
 
 # The miniature datasets are too small for what the real ones hold out.
 SPLITS = {

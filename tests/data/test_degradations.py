@@ -22,8 +22,8 @@ from moceir.data.degradations import (
     OneOf,
     PoissonNoise,
 )
-from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
+from moceir.pictures.arrays import read_image
 
 EACH: dict[str, Degradation] = {
     "gaussian": GaussianNoise(sigmas=[15, 50]),

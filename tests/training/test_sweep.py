@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from moceir.cli.main import app
-from moceir.data.images import read_image
+from moceir.pictures.arrays import read_image
 from moceir.training.sweep import SUMMARY, read_sweep
 
 
