@@ -169,7 +169,10 @@ class Journal:
         if not lock(self._file):
             raise ValueError(f"{folder}: another run restores into it")
         self._file.seek(0)
-        self._done = self._read(self._file.readlines())
+        lines = self._file.readlines()
+        if lines and not lines[-1].endswith("\n"):
+            self._file.write("\n")
+        self._done = self._read(lines)
         if not self._done:
             self._file.truncate(0)
             self._add({"settings": self.settings})
