@@ -52,7 +52,16 @@ BMP = Format("BMP", (".bmp",), "pillow", alpha=False)
 TIFF = Format("TIFF", (".tif", ".tiff"), "tiff", "u1 u2 f2 f4 f8", frames=True)
 AVIF = Format("AVIF", (".avif",), "avif", "u1 u2", frames=True, lossy=True)
 JPEG2000 = Format("JPEG 2000", (".jp2",), "jpeg2000", "u1 u2")
-FORMATS = (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000)
+HEIC = Format("HEIC", (".heic", ".heif"), "heif", "u1 u2", lossy=True, package="pillow_heif", extra="heic")
+RAW = Format(
+    "camera raw",
+    (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+    "raw",
+    package="rawpy",
+    extra="raw",
+    written=False,
+)
+FORMATS = (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000, HEIC, RAW)
 
 _MARKS = (
     (PNG, 0, b"\x89PNG\r\n\x1a\n"),
@@ -62,6 +71,7 @@ _MARKS = (
     (BMP, 0, b"BM"),
     *((TIFF, 0, mark) for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     *((AVIF, 4, b"ftyp" + brand) for brand in (b"avif", b"avis")),
+    *((HEIC, 4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
     (JPEG2000, 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
 )
 
@@ -75,8 +85,13 @@ def names(*, written: bool = False) -> str:
     return ", ".join(format.name for format in FORMATS if format.available and (format.written or not written))
 
 
-def format_of(data: bytes) -> Format | None:
-    """What a file's content is, whatever the file is called; None when it is no picture that we know."""
+def format_of(data: bytes, name: str = "") -> Format | None:
+    """What a file's content is, whatever the file is called; None when it is no picture that we know.
+
+    Camera raw alone goes by its name: many kinds look like a TIFF with a preview in it.
+    """
+    if BY_SUFFIX.get(Path(name).suffix.lower()) is RAW:
+        return RAW
     return next((format for format, offset, mark in _MARKS if data.startswith(mark, offset)), None)
 
 
@@ -106,7 +121,7 @@ def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> li
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    format = format_of(data)
+    format = format_of(data, name)
     if format is None:
         raise ImageError(f"{name}: not a readable picture (none of {names()})")
     _need(format, name)

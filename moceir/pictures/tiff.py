@@ -16,10 +16,10 @@ from moceir.pictures.formats import Format, check_size
 from moceir.pictures.picture import AlphaKind, ImageError, Metadata, Picture, convert, highest, upright, widen
 from moceir.pictures.pillow import cmyk_to_srgb
 
-_XMP, _PROFILE, _LAYERS = 700, 34675, 37724
+_XMP, _PROFILE, _LAYERS, _DNG = 700, 34675, 37724, 50706
 _ACROSS, _DOWN, _UNIT, _INCHES = 282, 283, 296, {2: 1.0, 3: 1 / 2.54}
 #: What Exif says in its first directory: these go into other formats, too.
-_EXIF_TAGS = {
+EXIF_TAGS = {
     270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096), exif.SUB_EXIF, exif.SUB_GPS
 }  # fmt: skip
 #: How the pixels are stored, which is decided anew, and what has a place of its own in :class:`Metadata`.
@@ -49,6 +49,8 @@ def _page(page: tifffile.TiffPage, data: bytes, warnings: tuple[str, ...], *, cl
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if not count or offset + count > len(data):
             raise ImageError("not a readable picture (TIFF: cut short, parts of it are missing)")
+    if _DNG in page.tags:
+        raise ImageError("camera raw (DNG), of which this would be a preview; give it its suffix, .dng")
     about, lost = _metadata(page, data, classic=classic, order=cast(exif.ByteOrder, order))
     values, bits = _values(page)
     kind = _kind(page)
@@ -136,8 +138,8 @@ def _metadata(
         tags = exif.read_directory(data, page.offset, order)
     else:
         tags, warnings = {}, (*warnings, "Exif is left out, which is not read from a BigTIFF")
-    described = {tag: entry for tag, entry in tags.items() if tag in _EXIF_TAGS}
-    others = {tag: entry for tag, entry in tags.items() if tag not in _EXIF_TAGS | _STRUCTURE}
+    described = {tag: entry for tag, entry in tags.items() if tag in EXIF_TAGS}
+    others = {tag: entry for tag, entry in tags.items() if tag not in EXIF_TAGS | _STRUCTURE}
     about = Metadata(
         exif=exif.write(described, order) if described else None,
         xmp=xmp.encode() if isinstance(xmp, str) else bytes(xmp) if xmp else None,

@@ -19,6 +19,7 @@ from cases import (
     XMP,
     Case,
     all_cases,
+    alpha,
     colours,
     exif,
     lab,
@@ -32,6 +33,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from moceir import MoCEIR, Restorer, load_pretrained
+from moceir.inference.folder import plan
+from moceir.pictures import formats
 from moceir.pictures.picture import ImageError
 
 CASES = all_cases()
@@ -317,3 +320,69 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path) -> None:
     )
     assert len(np.unique(eight)) < 32
     assert levels > 200
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("clear", [False, True])
+def test_heic(identity: Restorer, tmp_path: Path, bits: int, clear: bool) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install 'moceir[heic]'")
+    values = rounded(np.dstack([colours(), alpha()]) if clear else colours(), bits)
+    mode = ("RGBA" if clear else "RGB") + (";16" if bits == 16 else "")
+    image = heif.from_bytes(mode, (WIDTH, HEIGHT), values.tobytes())
+    image.info["icc_profile"], image.info["icc_profile_type"] = PROFILES["ProPhoto"], "prof"
+    image.save(tmp_path / "in.heic", quality=100, chroma=444, exif=b"Exif\0\0" + exif(), xmp=XMP)
+    report = identity.restore_file(tmp_path / "in.heic", tmp_path / "out.heic", quality=100)
+    assert report.depth == f"uint{bits}"
+    seen = heif.open_heif(tmp_path / "out.heic", convert_hdr_to_8bit=False)
+    out = np.asarray(seen)
+    white = 255 if bits == 8 else 65535
+    assert psnr(out[..., :3] / white, colours()) > 40
+    assert not clear or psnr(out[..., 3] / white, alpha()) > 45
+    assert seen.info["icc_profile"] == PROFILES["ProPhoto"]
+    assert seen.info["exif"].removeprefix(b"Exif\0\0") == exif()
+    assert seen.info["xmp"] == XMP
+
+
+def negative() -> bytes:
+    """A camera's raw file (DNG 1.4) of a grey ramp."""
+    ramp = np.tile(np.linspace(4000, 44000, 96).astype(np.uint16), (64, 1))
+    matrix = (0.6722, -0.0635, -0.0963, -0.4287, 1.2460, 0.2028, -0.0908, 0.2162, 0.5668)
+    tags = [
+        (50706, "B", 4, (1, 4, 0, 0), True),
+        (50707, "B", 4, (1, 1, 0, 0), True),
+        (50708, "s", 0, "A camera", True),
+        (33421, "H", 2, (2, 2), True),
+        (33422, "B", 4, (0, 1, 1, 2), True),
+        (50721, "2i", 9, tuple(part for value in matrix for part in (int(value * 10000), 10000)), True),
+        (50728, "2I", 3, (1, 1, 1, 1, 1, 1), True),
+        (50717, "I", 1, 65535, True),
+        (271, "s", 0, "Camera & Co", True),
+    ]
+    return tiff(ramp, photometric="cfa", extratags=tags, software=False)
+
+
+def test_camera_raw_becomes_a_tiff_of_16_bits(identity: Restorer, tmp_path: Path) -> None:
+    pytest.importorskip("rawpy", reason="needs rawpy: pip install 'moceir[raw]'")
+    (tmp_path / "in.dng").write_bytes(negative())
+    (job,) = plan([str(tmp_path / "in.dng")], tmp_path / "out").jobs
+    assert job.target.name == "in.tif"
+    assert identity.restore_file(*job).depth == "uint16"
+    with tifffile.TiffFile(job.target) as file:
+        values = file.asarray()
+        assert file.pages[0].tags["Make"].value == "Camera & Co"
+    assert values.shape == (64, 96, 3)
+    assert len(np.unique(values)) > len(np.unique(values // 257))
+    assert (np.diff(values[32].astype(int).sum(axis=-1)) >= 0).mean() > 0.95
+
+
+def test_camera_raw_is_not_taken_for_its_preview(identity: Restorer, tmp_path: Path) -> None:
+    (tmp_path / "in.tif").write_bytes(negative())
+    with pytest.raises(ImageError, match=r"camera raw \(DNG\), of which this would be a preview"):
+        identity.restore_file(tmp_path / "in.tif", tmp_path / "out.tif")
+
+
+def test_what_an_extra_would_read_says_so(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda _: None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
+    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pillow_heif: pip install 'moceir\[heic\]'"):
+        identity.restore_file(tmp_path / "a.heic", tmp_path / "out.png")
