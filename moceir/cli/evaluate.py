@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources
+from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources, resolve_device
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
@@ -59,7 +59,9 @@ def evaluate(
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = load(weights, topk)
-    engines = {budget: Engine(network, mac_budget=budget or None, device=device) for budget in mac_budget}
+    engines = {
+        budget: Engine(network, mac_budget=budget or None, device=resolve_device(device)) for budget in mac_budget
+    }
     if not sigma and not poisson and degradation is None:
         sigma = [15, 25, 50]
     degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}

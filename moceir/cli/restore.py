@@ -225,7 +225,8 @@ def _tell_left_out(planned: Plan, console: Console) -> None:
     """Count the files that are no pictures, or of kinds that cannot be read here, and name some."""
     kinds: dict[str, list[Path]] = {}
     for path in planned.left_out:
-        kinds.setdefault(path.suffix.lower() or "without a suffix", []).append(path)
+        kind = "links to folders" if path.is_dir() else path.suffix.lower() or "without a suffix"
+        kinds.setdefault(kind, []).append(path)
     for kind, paths in sorted(kinds.items()):
         shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         extra = BY_SUFFIX[kind].extra if kind in BY_SUFFIX else None

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     jobs: list[Job]
     left_out: list[Path]
-    """Files of kinds that cannot be read."""
+    """Files of kinds that cannot be read, and links to folders."""
     unreadable: list[str]
     """One line for each folder that could not be looked into."""
 

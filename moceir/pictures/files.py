@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
     pictures: list[Path]
     others: list[Path]
-    """Files of kinds that cannot be read."""
+    """Files of kinds that cannot be read, and links to folders."""
     unreadable: list[str]
     """One line for each folder that could not be looked into."""
 
@@ -42,13 +42,12 @@ def search(folder: Path) -> Found:
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        links = [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
-        unreadable += [f"{link}: a link to a folder, which is not followed" for link in links]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
+        files += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
     files.sort()
     return Found(
-        [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES],
-        [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES],
+        [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()],
+        [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir()],
         sorted(unreadable),
     )
 

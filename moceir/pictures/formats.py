@@ -150,8 +150,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
         ImageError: when the suffix is no format, or the format cannot hold the pictures.
     """
     format = format_for(path)
-    if len(pictures) > 1 and not format.frames:
-        raise ImageError(f"{path}: {format.name} holds one picture, not {len(pictures)}; use TIFF, PNG, WebP or GIF")
+    check_count(len(pictures), format, path)
     try:
         return import_module(f"moceir.pictures.{format.module}").encode(pictures, format, quality)
     except Exception as error:
@@ -169,11 +168,20 @@ def fit(picture: Picture, format: Format) -> Picture:
         lost = (f"{picture.depth} became {depth}, as {format.name} holds",)
         alpha = None if picture.alpha is None else convert(picture.alpha, depth)
         picture = replace(picture, alpha=alpha, depth=depth, bits=depth.itemsize * 8, warnings=picture.warnings + lost)
+    if format is not TIFF and picture.alpha_kind != "straight":
+        lost = ("an unspecified channel became transparency",) * (picture.alpha_kind == "unspecified")
+        picture = replace(picture, alpha_kind="straight", warnings=picture.warnings + lost)
     if picture.alpha is not None and not format.alpha:
         picture = replace(
             picture, alpha=None, warnings=(*picture.warnings, f"transparency is lost, as {format.name} has none")
         )
     return picture
+
+
+def check_count(count: int, format: Format, path: Path) -> None:
+    """Raise ImageError when a file cannot hold so many pictures."""
+    if count > 1 and not format.frames:
+        raise ImageError(f"{path}: {format.name} holds one picture, not {count}; use TIFF, PNG, WebP or GIF")
 
 
 def check_size(height: int, width: int, frames: int, max_pixels: int | None) -> None:

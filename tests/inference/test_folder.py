@@ -84,8 +84,18 @@ def test_other_names_and_places(album: Path, tmp_path: Path) -> None:
 def test_what_is_no_picture_is_told(album: Path, tmp_path: Path) -> None:
     (album / "elsewhere").symlink_to(album, target_is_directory=True)
     planned = plan([str(album)], tmp_path / "out")
-    assert [path.name for path in planned.left_out] == ["notes.txt"]
-    assert planned.unreadable == [f"{album / 'elsewhere'}: a link to a folder, which is not followed"]
+    assert [path.name for path in planned.left_out] == ["elsewhere", "notes.txt"]
+    assert len(planned.jobs) == 3
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may look into any folder")
+def test_folders_that_cannot_be_looked_into_are_named(album: Path, tmp_path: Path) -> None:
+    (album / "deep").chmod(0)
+    try:
+        planned = plan([str(album)], tmp_path / "out")
+    finally:
+        (album / "deep").chmod(0o755)
+    assert planned.unreadable == [f"{album / 'deep'}: could not be looked into (Permission denied)"]
 
 
 def report() -> Report:
