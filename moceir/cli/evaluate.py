@@ -59,9 +59,8 @@ def evaluate(
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = load(weights, topk)
-    engines = {
-        budget: Engine(network, mac_budget=budget or None, device=resolve_device(device)) for budget in mac_budget
-    }
+    device = resolve_device(device)
+    engines = {budget: Engine(network, mac_budget=budget or None, device=device) for budget in mac_budget}
     if not sigma and not poisson and degradation is None:
         sigma = [15, 25, 50]
     degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}

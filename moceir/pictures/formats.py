@@ -169,8 +169,10 @@ def fit(picture: Picture, format: Format) -> Picture:
         alpha = None if picture.alpha is None else convert(picture.alpha, depth)
         picture = replace(picture, alpha=alpha, depth=depth, bits=depth.itemsize * 8, warnings=picture.warnings + lost)
     if format is not TIFF and picture.alpha_kind != "straight":
-        lost = ("an unspecified channel became transparency",) * (picture.alpha_kind == "unspecified")
-        picture = replace(picture, alpha_kind="straight", warnings=picture.warnings + lost)
+        if picture.alpha_kind == "unspecified":
+            noted = (*picture.warnings, "an unspecified channel became transparency")
+            picture = replace(picture, warnings=noted)
+        picture = replace(picture, alpha_kind="straight")
     if picture.alpha is not None and not format.alpha:
         picture = replace(
             picture, alpha=None, warnings=(*picture.warnings, f"transparency is lost, as {format.name} has none")
