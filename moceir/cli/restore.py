@@ -1,4 +1,4 @@
-"""``moceir restore``: picture files in, restored picture files out."""
+"""``moceir restore``: picture and video files in, restored ones out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Annotated, NoReturn
@@ -21,9 +22,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load, resolve_device
 from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
 from moceir.inference.restore import Report, Restorer
+from moceir.inference.video import restore_video
 from moceir.pictures.files import read_bytes, write_atomically
 from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
 from moceir.pictures.picture import ImageError
+from moceir.pictures.video import is_video
 
 _STDIO = "-"
 
@@ -82,6 +85,8 @@ def restore(
     if not piped:
         planned = plan(inputs, output, format=extension, suffix=suffix, in_place=in_place)
     wanted = [job for job in planned.jobs if not (skip_existing and job.target.exists())]
+    if (compare or quality) and any(is_video(job.source) for job in wanted):
+        raise ValueError("--compare and --quality are for pictures; restore the videos without")
     if dry_run:
         for job in wanted:
             typer.echo(f"{job.source} -> {job.target}")
@@ -110,7 +115,12 @@ def restore(
         if len(left) < len(wanted):
             console.print(f"going on with a run that did not end: {len(wanted) - len(left)} pictures are done")
 
-        def restore_one(job: Job, stop: Event) -> Report:
+        def restore_one(job: Job, stop: Event, seen: Callable[[float], None]) -> Report:
+            before_replacing = None if journal is None else partial(journal.note, job)
+            if is_video(job.source):
+                return restore_video(
+                    restorer, job.source, job.target, stop=stop, seen=seen, before_replacing=before_replacing
+                )
             return restorer.restore_file(
                 job.source,
                 job.target,
@@ -118,7 +128,7 @@ def restore(
                 max_pixels=limit,
                 compare=None if compare is None else compare / f"{job.target.absolute().relative_to(common)}.jpg",
                 stop=stop,
-                before_replacing=None if journal is None else lambda sha256: journal.note(job, sha256),
+                before_replacing=before_replacing,
             )
 
         failures = _run(restore_one, left, jobs, console, as_json=as_json)
@@ -134,7 +144,12 @@ def restore(
 
 
 def _run(
-    restore_one: Callable[[Job, Event], Report], jobs: Sequence[Job], workers: int, console: Console, *, as_json: bool
+    restore_one: Callable[[Job, Event, Callable[[float], None]], Report],
+    jobs: Sequence[Job],
+    workers: int,
+    console: Console,
+    *,
+    as_json: bool,
 ) -> list[ImageError]:
     """Restore, show how far it is, and return what failed; ends the command when it is interrupted."""
     sizes = {job: _size(job.source) for job in jobs}
@@ -146,15 +161,24 @@ def _run(
         TextColumn("left"),
     )
     failures = []
+    shares: dict[Job, float] = {}
     done = 0
     start = time.monotonic()
     with Progress(*columns, console=console) as progress, _sigterm_interrupts():
         task = progress.add_task("restoring", total=sum(sizes.values()), done=0, count=len(jobs), rate=0.0)
+
+        def advance(job: Job, share: float) -> None:
+            progress.advance(task, sizes[job] * (share - shares.get(job, 0.0)))
+            shares[job] = share
+
+        def one(job: Job, stop: Event) -> Report:
+            return restore_one(job, stop, partial(advance, job))
+
         try:
-            for job, outcome in restore_all(restore_one, jobs, workers=workers):
+            for job, outcome in restore_all(one, jobs, workers=workers):
                 done += 1
-                rate = 60 * done / (time.monotonic() - start)
-                progress.update(task, advance=sizes[job], done=done, rate=rate)
+                advance(job, 1.0)
+                progress.update(task, done=done, rate=60 * done / (time.monotonic() - start))
                 if isinstance(outcome, ImageError):
                     failures.append(outcome)
                     about: dict = {"error": str(outcome)}

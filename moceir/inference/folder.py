@@ -21,6 +21,7 @@ from moceir.network.unet import MoCEIR
 from moceir.pictures.files import lock, remove_leftovers, search
 from moceir.pictures.formats import BY_SUFFIX, IMAGE_SUFFIXES, TIFF, names
 from moceir.pictures.picture import ImageError
+from moceir.pictures.video import is_video
 
 
 class Job(NamedTuple):
@@ -46,8 +47,8 @@ def plan(
     """Which files to restore, and where to.
 
     Args:
-        inputs: picture files, folders (searched recursively, their layout kept) and glob patterns (``**`` for any
-            depth; the layout below the first folder named is kept).
+        inputs: picture and video files, folders (searched for pictures, their layout kept) and glob patterns for
+            pictures (``**`` for any depth; the layout below the first folder named is kept).
         output: a folder; a picture file, when the only input is one; or None, for beside the sources.
         format: ``".png"`` and so on, for another format than each source's; None keeps them.
         suffix: goes behind each name, before the format.
@@ -64,7 +65,7 @@ def plan(
         raise ValueError("say where to: --output FOLDER, --suffix for beside the sources, or --in-place")
     left_out: list[Path] = []
     unreadable: list[str] = []
-    if output is not None and output.suffix.lower() in BY_SUFFIX and not output.is_dir():
+    if output is not None and (output.suffix.lower() in BY_SUFFIX or is_video(output)) and not output.is_dir():
         if len(inputs) != 1 or not Path(inputs[0]).is_file():
             raise ValueError(f"{output}: the name of a picture; for anything but one picture give a folder")
         if format not in (None, output.suffix.lower()):

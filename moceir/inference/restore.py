@@ -119,15 +119,25 @@ class Restorer:
         restored = np.array(image, order="C")
         if channels < 3:
             grey = image if image.ndim == 2 else image[..., 0]
-            (restored if image.ndim == 2 else restored[..., 0])[...] = self._restore(grey, image.dtype)[0]
+            (restored if image.ndim == 2 else restored[..., 0])[...] = self.restore_pixels(grey, image.dtype)[0]
         else:
-            restored[..., :3] = self._restore(image[..., :3], image.dtype)[0]
+            restored[..., :3] = self.restore_pixels(image[..., :3], image.dtype)[0]
         return restored
 
-    def _restore(
+    def restore_pixels(
         self, pixels: np.ndarray, depth: np.dtype, *, experts: Tensor | None = None, stop: Event | None = None
     ) -> tuple[np.ndarray, Tensor]:
-        """(H, W) or (H, W, 3) -> restored, rounded once to the type ``depth``; and the experts, (layers, 1, k)."""
+        """Restore values in one of a picture's types.
+
+        Args:
+            pixels: (H, W) or (H, W, 3), uint8, uint16, or floats in [0, 1].
+            depth: the type to round to, once.
+            experts: (layers, 1, k) int64, the experts to take; None lets the routers choose.
+            stop: when it is set, by another thread, :class:`Stopped` is raised.
+
+        Returns:
+            The restored values, and the experts that were taken, (layers, 1, k).
+        """
         white = highest(pixels.dtype)
         # A grey picture, in one channel or in three, stays grey: its result is projected onto grey.
         grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
@@ -171,7 +181,7 @@ class Restorer:
         for picture in pictures:
             picture = fit(picture, format)
             depth = picture.depth if picture.alpha_kind != "premultiplied" else picture.pixels.dtype
-            pixels, experts = self._restore(picture.pixels, depth, experts=experts, stop=stop)
+            pixels, experts = self.restore_pixels(picture.pixels, depth, experts=experts, stop=stop)
             restored.append(replace(picture, pixels=pixels))
         if experts is None:
             raise ValueError("no pictures")
