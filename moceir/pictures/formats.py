@@ -151,6 +151,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
     """
     format = format_for(path)
     check_count(len(pictures), format, path)
+    pictures = [replace(picture, pixels=np.ascontiguousarray(picture.pixels)) for picture in pictures]
     try:
         return import_module(f"moceir.pictures.{format.module}").encode(pictures, format, quality)
     except Exception as error:

@@ -159,7 +159,7 @@ def grey(path: Path, image: np.ndarray) -> None:
 
 
 def transparent(path: Path, image: np.ndarray) -> None:
-    write_image(path, image, alpha=np.zeros(image.shape[:2], np.uint8))
+    cv2.imwrite(str(path), np.dstack([image[..., ::-1], np.zeros(image.shape[:2], np.uint8)]))
 
 
 @pytest.mark.parametrize("kind", [deep, grey, transparent])

@@ -102,3 +102,10 @@ def test_finding_is_recursive_sorted_and_blind_to_hidden_files(tmp_path: Path) -
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["a/c.jpeg", "b.PNG"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".jp2", ".avif", ".gif"])
+def test_views_of_any_strides_are_written(tmp_path: Path, photograph: np.ndarray, suffix: str) -> None:
+    write_image(tmp_path / f"whole{suffix}", np.ascontiguousarray(photograph[::-1, ::2]))
+    write_image(tmp_path / f"view{suffix}", photograph[::-1, ::2])
+    assert (tmp_path / f"whole{suffix}").read_bytes() == (tmp_path / f"view{suffix}").read_bytes()
