@@ -50,9 +50,15 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     if about.resolution and not about.exif:
         lost.append("resolution is lost, as AVIF has no place for it outside Exif")
     if first.depth == np.uint8:
-        options = {"exif": about.exif, "xmp": about.xmp, "icc_profile": about.profile}
+        options: dict = {"exif": about.exif, "xmp": about.xmp, "icc_profile": about.profile}
         options = {name: value for name, value in options.items() if value is not None}
-        return pillow.save(pictures, "AVIF", quality=quality, subsampling="4:4:4", **options), lost
+        options |= {"quality": quality, "subsampling": "4:4:4"}
+        try:
+            return pillow.save(pictures, "AVIF", **options), lost
+        except Exception:
+            if not options.pop("exif", None):  # Pillow reads it, to find the orientation
+                raise
+            return pillow.save(pictures, "AVIF", **options), [*lost, "Exif is lost: it is damaged"]
     bits = first.bits if first.bits in (10, 12) else 12
     values = first.pixels if first.pixels.ndim == 2 else first.pixels[..., ::-1]
     if first.alpha is not None:  # OpenCV has no grey with alpha

@@ -68,7 +68,7 @@ def read_directory(block: bytes, offset: int, order: ByteOrder, *, depth: int = 
     directory: Directory = {}
     for place in _places(block, offset, order):
         value = block[place.offset : place.offset + place.size]
-        if place.tag in _SUBDIRECTORIES and place.type in (_LONG, 13) and depth < 3:
+        if place.tag in _SUBDIRECTORIES and place.type in (_LONG, 13) and place.length == 1 and depth < 3:
             below = read_directory(block, struct.unpack(f"{order}I", value)[0], order, depth=depth + 1)
             if below:
                 directory[place.tag] = below

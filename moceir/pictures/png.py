@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import imagecodecs
@@ -31,30 +31,49 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     """One picture, or the frames of an animation."""
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     check_size(height, width, 1, max_pixels)
-    chunks = list(_chunks(data))
+    pixels_only, chunks, damaged = _split(data)
     about = _metadata(chunks)
+    warnings = tuple(f"a damaged {kind.decode('latin-1')} chunk is left out" for kind in damaged)
     if any(kind == b"acTL" for kind, _ in chunks):
         if bits > 8:
             raise ImageError("an animated PNG of 16 bits, which is not supported; save its frames as files")
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
         frames = pillow.frames_of(image, (), max_pixels)
-        return [upright(replace(picture, metadata=about)) for picture in frames]
-    values = imagecodecs.png_decode(data)
+        return [upright(replace(picture, metadata=about, warnings=warnings)) for picture in frames]
+    values = imagecodecs.png_decode(pixels_only)
     alpha = None
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha = np.ascontiguousarray(values[..., -1])
         values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
-    pixels = np.ascontiguousarray(values)
-    return [upright(Picture(pixels=pixels, alpha=alpha, depth=values.dtype, bits=max(8, bits), metadata=about))]
+    picture = Picture(
+        pixels=np.ascontiguousarray(values),
+        alpha=alpha,
+        depth=values.dtype,
+        bits=max(8, bits),
+        metadata=about,
+        warnings=warnings,
+    )
+    return [upright(picture)]
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each chunk."""
+def _split(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], list[bytes]]:
+    """The file with the pixels alone; kind and content of the other chunks; and the kinds of those that are damaged.
+
+    libpng would print what it finds wrong with the others, without the file's name.
+    """
+    pixels, chunks, damaged = [data[:8]], [], []
     place = 8
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
-        yield kind, data[place + 8 : place + 8 + length]
-        place += 12 + length
+        end = place + 12 + length
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            pixels.append(data[place:end])
+        elif end <= len(data) and struct.unpack_from(">I", data, end - 4)[0] == zlib.crc32(data[place + 4 : end - 4]):
+            chunks.append((kind, data[place + 8 : end - 4]))
+        else:
+            damaged.append(kind)
+        place = end
+    return b"".join(pixels), chunks, damaged
 
 
 def _metadata(chunks: list[tuple[bytes, bytes]]) -> Metadata:

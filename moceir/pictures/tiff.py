@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -152,7 +153,14 @@ def _metadata(
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
     """A TIFF of a page for each picture, compressed without loss."""
-    described = [_description(picture.metadata) for picture in pictures]
+    described = []
+    lost = []
+    for picture in pictures:
+        try:
+            described.append(_description(picture.metadata))
+        except ValueError:
+            described.append(_description(replace(picture.metadata, exif=None)))
+            lost.append("Exif is lost: it is damaged")
     order: exif.ByteOrder = next((order for order, _ in described if order is not None), "<")
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream, byteorder=order, bigtiff=False) as file:
@@ -169,7 +177,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
         struct.pack_into(f"{order}I", data, link, len(data))
         link = len(data) + 2 + 12 * len(directory)
         data += exif.write_directory(directory, len(data), order)
-    return bytes(data), []
+    return bytes(data), lost
 
 
 def _description(about: Metadata) -> tuple[exif.ByteOrder | None, exif.Directory]:

@@ -416,3 +416,29 @@ def test_what_an_extra_would_read_says_so(identity: Restorer, tmp_path: Path, mo
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
     with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pillow_heif: pip install 'moceir\[heic\]'"):
         identity.restore_file(tmp_path / "a.heic", tmp_path / "out.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp", ".avif", ".jp2"])
+def test_damaged_exif_does_not_cost_the_picture(identity: Restorer, tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rounded(colours(), 8))
+    for index in range(12):
+        block = bytearray(exif(6, "<>"[index % 2]))
+        for place in rng.integers(0 if index % 3 == 0 else 8, len(block), 3):
+            block[place] = rng.integers(0, 256)
+        data = pillow(image, "JPEG", exif=b"Exif\0\0" + bytes(block[: len(block) - 7 * index]))
+        (tmp_path / "in.jpg").write_bytes(data)
+        report = identity.restore_file(tmp_path / "in.jpg", tmp_path / f"out{suffix}")
+        assert {report.height, report.width} == {HEIGHT, WIDTH}
+
+
+def test_a_damaged_chunk_does_not_cost_the_picture(
+    identity: Restorer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(described(".png"))
+    data[data.index(b"Title") + 7] ^= 1
+    (tmp_path / "in.png").write_bytes(data)
+    report = identity.restore_file(tmp_path / "in.png", tmp_path / "out.png")
+    assert report.warnings == ["a damaged tEXt chunk is left out"]
+    assert psnr(look(tmp_path / "out.png")[0], colours()) > 50
+    assert capfd.readouterr().err == ""
