@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -76,7 +77,9 @@ def restore(
         raise ValueError(f"--format {format}: use one of {names(written=True)}")
     if in_place and skip_existing:
         raise ValueError("--in-place and --skip-existing: every target exists, so nothing would be restored")
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is told with its name
+    # What is wrong with a file is told with its name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="PIL")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     piped = inputs == [_STDIO] or output == Path(_STDIO)
     if piped and (len(inputs) > 1 or in_place or suffix or compare or dry_run or (as_json and output == Path(_STDIO))):
