@@ -27,10 +27,11 @@ from moceir.cli.options import load_sources
 from moceir.config import build
 from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops
 from moceir.data.degradations import Chain, Degradation, GaussianNoise
-from moceir.data.images import read_image, write_image
 from moceir.data.pack import find_packed, write_pack
+from moceir.data.pairs import Pair
 from moceir.data.samples import sample_photographs
-from moceir.data.sources import MatchedFiles, Pair
+from moceir.data.sources import MatchedFiles
+from moceir.pictures.arrays import read_image, write_image
 
 PAIRS = 48
 SIDE = 512

@@ -23,9 +23,9 @@ from rich.table import Table
 from moceir.config import build
 from moceir.data.degradations import CameraNoise, Degradation
 from moceir.data.drawings import Drawing
-from moceir.data.images import read_image, write_image
 from moceir.data.pictures import Window
 from moceir.data.samples import sample_photographs
+from moceir.pictures.arrays import read_image, write_image
 
 CROP = 128
 LAGS = (1, 2, 3, 4)

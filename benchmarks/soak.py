@@ -30,8 +30,8 @@ import safetensors.torch
 import torch
 
 import moceir
-from moceir.data.images import write_image
 from moceir.engine.allocator import keep_freed_memory
+from moceir.pictures.arrays import write_image
 
 SETTINGS = [
     "network.dim=4", "network.num_blocks=[1,1]", "network.num_decoder_blocks=[1]", "network.num_heads=[1,2]",

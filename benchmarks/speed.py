@@ -29,13 +29,14 @@ from torch import Tensor
 from torch.profiler import profile
 
 from moceir import MoCEIR, Restorer, load_pretrained
-from moceir.data.images import read_image, write_atomically
 from moceir.data.samples import sample_photograph
 from moceir.engine import schedule as engine_module
 from moceir.engine.allocator import keep_freed_memory
 from moceir.engine.regions import Region
 from moceir.engine.schedule import Engine
 from moceir.inference.postprocess import quantise
+from moceir.pictures.arrays import read_image
+from moceir.pictures.files import write_atomically
 
 #: Height and width, and how often each is timed.
 SIZES = {"0.25 MP": (400, 640, 9), "720p": (720, 1280, 7), "1080p": (1080, 1920, 5), "12 MP": (3000, 4000, 2)}

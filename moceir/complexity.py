@@ -17,9 +17,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -27,9 +27,10 @@ from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
 from moceir.networks.costs import padded_size
-from moceir.networks.experts import covered_pixels
+from moceir.networks.experts import Expert, covered_pixels
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.routing import FrequencyEmbedding, Router
+from moceir.networks.strips import Block
 from moceir.networks.unet import UNet
 
 _CONV_MATMUL = {"conv", "linear", "matmul", "scaled_dot_product_attention"}
@@ -125,9 +126,8 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     """
     parts = list(network.parts())
     levels = len(network.down)
-    side = math.lcm(
-        1 << levels, *(part.module.alignment << part.level for part in parts if hasattr(part.module, "alignment"))
-    )
+    blocks = [(part.level, part.module) for part in parts if isinstance(part.module, Block)]
+    side = math.lcm(1 << levels, *(block.alignment << level for level, block in blocks))
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
     height, width = padded_size(levels, size)
     images = max(1, network.num_experts)  # image i took expert i, so what is not an expert was counted that many times
@@ -145,7 +145,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
         rest -= cost
         if hasattr(module, "experts"):
             layer = []
-            for expert in module.experts:
+            for expert in cast("Iterable[Expert]", module.experts):
                 of_expert = next(path for path, child in network.named_modules() if child is expert)
                 covered = covered_pixels(height >> level, width >> level, expert.mixer.window)
                 windowed = small[of_expert][1].scaled(covered, side**2 >> 2 * level)

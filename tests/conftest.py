@@ -12,7 +12,7 @@ import torch
 from native_tree import make_native_tree
 
 from moceir import MoCEIR
-from moceir.data.images import write_image
+from moceir.pictures.arrays import write_image
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moceir.data.images import read_image, write_image
 from moceir.data.samples import sample_photograph
+from moceir.pictures.arrays import read_image, write_image
 
 
 def make_native_tree(root: Path) -> None:

@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from moceir.data.images import read_image, write_image
 from moceir.data.samples import sample_photograph
 from moceir.inference.restore import Restorer
 from moceir.inference.weights import load_pretrained
+from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.compare import side_by_side
 
 
 def demo(
@@ -40,13 +41,3 @@ def demo(
     console.print(f"{escape(source.name)}, Gaussian noise of σ = {sigma:g}, clipped and rounded to 8 bits")
     console.print(f"PSNR {cv2.PSNR(noisy, clean):.2f} dB -> [bold]{cv2.PSNR(restored, clean):.2f} dB[/]")
     console.print(f"look at {escape(str(output / 'comparison.png'))}")
-
-
-def side_by_side(panels: dict[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size beside each other, each under its caption."""
-    columns = []
-    for caption, picture in panels.items():
-        header = np.full((32, picture.shape[1], 3), 255, dtype=np.uint8)
-        cv2.putText(header, caption, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
-        columns.append(np.vstack([header, picture]))
-    return np.hstack(columns)

@@ -13,15 +13,15 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources
+from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources, resolve_device
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
-from moceir.data.images import write_atomically
 from moceir.data.mixture import find_sets
 from moceir.engine.schedule import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
+from moceir.pictures.files import write_atomically
 
 
 def evaluate(
@@ -59,6 +59,7 @@ def evaluate(
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = load(weights, topk)
+    device = resolve_device(device)
     engines = {budget: Engine(network, device=device) for budget in mac_budget}
     for budget, engine in engines.items():
         engine.mac_budget = budget or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -11,8 +10,7 @@ from rich.table import Table
 
 from moceir.cli.options import TopK, Weights, load
 from moceir.complexity import Complexity, Cost, count_macs
-from moceir.engine.schedule import Engine
-from moceir.networks.routes import REFERENCE_SIZE, RouteCosts
+from moceir.networks.routes import REFERENCE_SIZE
 
 
 def macs(
@@ -24,12 +22,12 @@ def macs(
     """Count parameters and multiply-adds for a picture size, in two conventions.
 
     conv+matmul counts convolutions and matrix products, as fvcore does; full adds FFTs, norms, softmax and
-    element-wise work. The parts are the network's as it is trained; restoring runs it folded.
+    element-wise work. The parts are the network's as it is trained; restoring multiplies out what composes.
     """
     network = load(weights, topk)
     report = count_macs(network, (height, width))
     console = Console()
-    for table in (_parts(report), _experts(report), _routes(report, Engine(network).costs((height, width)))):
+    for table in (_parts(report), *([_experts(report)] if report.experts else []), _routes(report)):
         console.print(table)
 
 
@@ -67,28 +65,15 @@ def _experts(report: Complexity) -> Table:
     return table
 
 
-def _routes(report: Complexity, folded: RouteCosts) -> Table:
-    table = _table("GMACs of a route", "route", "conv+matmul", "full", "folded")
-
-    def row(name: str, cost: Cost, folded_macs: int | None = None) -> None:
-        table.add_row(name, *_giga(cost), "" if folded_macs is None else _giga(Cost(folded_macs))[0])
-
-    fixed = report.routing + report.post_filter
-    for expert in range(len(report.experts[0])):
-        macs = folded.base + sum(layer[expert] for layer in folded.experts) - fixed.conv_matmul
-        row(f"forced to expert {expert}", report.forced(expert), macs)
+def _routes(report: Complexity) -> Table:
+    table = _table("GMACs of a route", "route", "conv+matmul", "full")
+    for expert in range(len(report.experts[0]) if report.experts else 0):
+        table.add_row(f"forced to expert {expert}", *_giga(report.forced(expert)))
     table.add_section()
-    row("routing", report.routing)
-    row("bilateral post-filter", report.post_filter)
+    table.add_row("routing", *_giga(report.routing))
+    table.add_row("bilateral post-filter", *_giga(report.post_filter))
     table.add_section()
-    routes = {
-        "minimum": folded.cheapest(report.topk),
-        "expected": folded.base + round(sum(report.topk * fmean(layer) for layer in folded.experts)),
-        "maximum": folded.base + sum(sum(sorted(layer)[-report.topk :]) for layer in folded.experts),
-    }
     for name, cost in report.totals().items():
-        row(f"{name}, all included", cost, routes[name])
-    table.caption = (
-        "folded: what restore and evaluate run, and their budget counts; expected: every route equally likely"
-    )
+        table.add_row(f"{name}, all included", *_giga(cost))
+    table.caption = "what a budget counts is conv+matmul, all included; expected: every route equally likely"
     return table

@@ -17,7 +17,7 @@ Weights = Annotated[
     typer.Option(help="A .safetensors file, a training checkpoint or a published one. Default: the shipped weights."),
 ]
 PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: cuda where it is.")]
 MacBudget = Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")]
 TopK = Annotated[
     int | None,
@@ -40,6 +40,15 @@ def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
         ValueError: when there is no such file, or an override does not fit.
     """
     return build("data.sets", [f"data={data}", *overrides])
+
+
+def resolve_device(device: str) -> str:
+    """The device that ``--device`` names; ``auto`` is a CUDA device where there is one."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load(weights: Path | None, topk: int | None) -> UNet:

@@ -1,59 +1,261 @@
-"""``moceir restore``: picture files in, restored picture files out."""
+"""``moceir restore``: picture and video files in, restored ones out."""
 
 from __future__ import annotations
 
+import json
+import logging
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from threading import Event
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load
-from moceir.data.images import IMAGE_SUFFIXES, ImageError
-from moceir.inference.restore import Restorer, plan
+from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load, resolve_device
+from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
+from moceir.inference.restore import Report, Restorer
+from moceir.inference.video import restore_video
+from moceir.pictures.files import read_bytes, write_atomically
+from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
+from moceir.pictures.picture import ImageError
+from moceir.pictures.video import is_video
+
+_STDIO = "-"
 
 
 def restore(
-    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders (searched recursively) or glob patterns.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder; for one picture, a file name will do.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Pictures, folders (searched recursively) or glob patterns; - for standard input."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A folder; for one picture, a file name, or - for standard output."),
+    ] = None,
     weights: Weights = None,
     topk: TopK = None,
-    format: Annotated[str | None, typer.Option(help="png, jpg, webp, bmp or tiff. Default: as the input.")] = None,
+    format: Annotated[str | None, typer.Option(help="png, jpg, webp, tiff … Default: as the input.")] = None,
+    suffix: Annotated[str, typer.Option(help="Goes behind each name, as in --suffix _restored.")] = "",
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the pictures by the restored ones.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out pictures whose output is there, whatever made it.")
+    ] = False,
+    strength: Annotated[float, typer.Option(help="0: as the input, 1: as the network says; between, a blend.")] = 1.0,
+    texture: Annotated[float, typer.Option(help="Share of the lost fine texture to put back, 0 to 1.")] = 0.0,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF. Default: 95; WebP without loss.")
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="A folder for pictures of before and after.")] = None,
     mac_budget: MacBudget = 30.0,
     post_filter: PostFilter = False,
-    device: Device = "cpu",
+    device: Device = "auto",
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at once.")] = 1,
     tile: Annotated[
         int | None,
         typer.Option(help="Restore in blended tiles of so many pixels a side: less memory, another result."),
     ] = None,
+    max_pixels: Annotated[int, typer.Option(min=0, help="Refuse files of more pixels; 0 for any number.")] = MAX_PIXELS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each picture, on stdout.")] = False,
 ) -> None:
     """Restore pictures.
 
     A picture that cannot be read is named at the end and the others are restored all the same; the exit status is
-    then 1.
+    then 1. A run over many pictures that was killed goes on with the same command.
     """
-    suffix = None if format is None else f".{format.lower().removeprefix('.')}"
-    if suffix is not None and suffix not in IMAGE_SUFFIXES:
-        raise ValueError(f"--format {format}: use png, jpg, webp, bmp or tiff")
-    jobs = plan(inputs, output, suffix=suffix)
-    restorer = Restorer(
-        load(weights, topk), mac_budget=mac_budget or None, post_filter=post_filter, device=device, tile=tile
-    )
+    extension = None if format is None else f".{format.lower().removeprefix('.')}"
+    if extension is not None and not (extension in BY_SUFFIX and BY_SUFFIX[extension].written):
+        raise ValueError(f"--format {format}: use one of {names(written=True)}")
+    if in_place and skip_existing:
+        raise ValueError("--in-place and --skip-existing: every target exists, so nothing would be restored")
+    # What is wrong with a file is told with its name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="PIL")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    failures = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("restoring", total=len(jobs))
-        for source, target in jobs:
-            try:
-                restorer.restore_file(source, target)
-            except ImageError as error:
-                failures.append(error)
-            progress.advance(task)
-    console.print(f"restored {len(jobs) - len(failures)} of {len(jobs)} pictures into {escape(str(output))}")
-    for failure in failures:
+    piped = inputs == [_STDIO] or output == Path(_STDIO)
+    if piped and (len(inputs) > 1 or in_place or suffix or compare or dry_run or (as_json and output == Path(_STDIO))):
+        raise ValueError("- is for one picture, without --in-place, --suffix, --compare, --dry-run or --json")
+    planned = Plan([], [], [])
+    if not piped:
+        planned = plan(inputs, output, format=extension, suffix=suffix, in_place=in_place)
+    wanted = [job for job in planned.jobs if not (skip_existing and job.target.exists())]
+    if (compare or quality) and any(is_video(job.source) for job in wanted):
+        raise ValueError("--compare and --quality are for pictures; restore the videos without")
+    if dry_run:
+        for job in wanted:
+            typer.echo(f"{job.source} -> {job.target}")
+        console.print(f"{len(wanted)} pictures would be restored")
+        _tell_left_out(planned, console)
+        return
+
+    network = load(weights, topk)
+    restorer = Restorer(
+        network,
+        mac_budget=mac_budget or None,
+        post_filter=post_filter,
+        device=resolve_device(device),
+        tile=tile,
+        strength=strength,
+        texture=texture,
+    )
+    limit = max_pixels or None
+    if piped:
+        _pipe(restorer, inputs[0], output, extension, quality=quality, max_pixels=limit)
+        return
+    common = common_folder(wanted) if wanted else Path()
+    settings = fingerprint(network, mac_budget, post_filter, device, tile, strength, texture, quality, extension)
+    with Journal(wanted, settings) if len(wanted) > 1 else nullcontext() as journal:
+        left = [job for job in wanted if journal is None or not journal.done(job)]
+        if len(left) < len(wanted):
+            console.print(f"going on with a run that did not end: {len(wanted) - len(left)} pictures are done")
+
+        def restore_one(job: Job, stop: Event, seen: Callable[[float], None]) -> Report:
+            before_replacing = None if journal is None else partial(journal.note, job)
+            if is_video(job.source):
+                return restore_video(
+                    restorer, job.source, job.target, stop=stop, seen=seen, before_replacing=before_replacing
+                )
+            return restorer.restore_file(
+                job.source,
+                job.target,
+                quality=quality,
+                max_pixels=limit,
+                compare=None if compare is None else compare / f"{job.target.absolute().relative_to(common)}.jpg",
+                stop=stop,
+                before_replacing=before_replacing,
+            )
+
+        failures = _run(restore_one, left, jobs, console, as_json=as_json)
+    place = output if output is not None else "place" if in_place else common
+    console.print(f"restored {len(left) - len(failures)} of {len(left)} pictures into {escape(str(place))}")
+    if len(wanted) < len(planned.jobs):
+        console.print(f"{len(planned.jobs) - len(wanted)} were there already")
+    _tell_left_out(planned, console)
+    for failure in [*failures, *planned.unreadable]:
         console.print(f"[bold red]error:[/] {escape(str(failure))}")
-    if failures:
+    if failures or planned.unreadable:
         raise typer.Exit(1)
+
+
+def _run(
+    restore_one: Callable[[Job, Event, Callable[[float], None]], Report],
+    jobs: Sequence[Job],
+    workers: int,
+    console: Console,
+    *,
+    as_json: bool,
+) -> list[ImageError]:
+    """Restore, show how far it is, and return what failed; ends the command when it is interrupted."""
+    sizes = {job: _size(job.source) for job in jobs}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[count]} pictures, {task.fields[rate]:.1f} a minute,"),
+        TimeRemainingColumn(),  # by bytes, because pictures differ
+        TextColumn("left"),
+    )
+    failures = []
+    shares: dict[Job, float] = {}
+    done = 0
+    start = time.monotonic()
+    with Progress(*columns, console=console) as progress, _sigterm_interrupts():
+        task = progress.add_task("restoring", total=sum(sizes.values()), done=0, count=len(jobs), rate=0.0)
+
+        def advance(job: Job, share: float) -> None:
+            progress.advance(task, sizes[job] * (share - shares.get(job, 0.0)))
+            shares[job] = share
+
+        def one(job: Job, stop: Event) -> Report:
+            return restore_one(job, stop, partial(advance, job))
+
+        try:
+            for job, outcome in restore_all(one, jobs, workers=workers):
+                done += 1
+                advance(job, 1.0)
+                progress.update(task, done=done, rate=60 * done / (time.monotonic() - start))
+                if isinstance(outcome, ImageError):
+                    failures.append(outcome)
+                    about: dict = {"error": str(outcome)}
+                else:
+                    about = outcome._asdict()
+                    for warning in outcome.warnings:
+                        progress.console.print(f"{escape(str(job.source))}: {escape(warning)}")
+                if as_json:
+                    typer.echo(json.dumps({"source": str(job.source), "target": str(job.target), **about}))
+        except KeyboardInterrupt:
+            progress.stop()
+            console.print(f"interrupted after {done} of {len(jobs)} pictures; the same command goes on from there")
+            raise typer.Exit(130) from None
+    return failures
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """A request to end is as good as Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _pipe(
+    restorer: Restorer,
+    source: str,
+    output: Path | None,
+    extension: str | None,
+    *,
+    quality: int | None,
+    max_pixels: int | None,
+) -> None:
+    """Restore one picture from standard input, to standard output, or both."""
+    data = sys.stdin.buffer.read() if source == _STDIO else read_bytes(Path(source))
+    if output in (None, Path(_STDIO)):
+        kind = format_of(data)
+        own = kind.suffixes[0] if kind is not None and kind.written else TIFF.suffixes[0]
+        target = Path(f"standard output{extension or own}")
+    else:
+        assert output is not None
+        target = output
+    name = "standard input" if source == _STDIO else source
+    content, report = restorer.restore_bytes(data, name, target, quality=quality, max_pixels=max_pixels)
+    for warning in report.warnings:
+        typer.echo(f"{name}: {warning}", err=True)
+    if output in (None, Path(_STDIO)):
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(target, content)
+
+
+def _tell_left_out(planned: Plan, console: Console) -> None:
+    """Count the files that are no pictures, or of kinds that cannot be read here, and name some."""
+    kinds: dict[str, list[Path]] = {}
+    for path in planned.left_out:
+        kind = "links to folders" if path.is_dir() else path.suffix.lower() or "without a suffix"
+        kinds.setdefault(kind, []).append(path)
+    for kind, paths in sorted(kinds.items()):
+        shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
+        extra = BY_SUFFIX[kind].extra if kind in BY_SUFFIX else None
+        remedy = f"; pip install 'moceir[{extra}]' reads them" if extra else ""
+        console.print(escape(f"left out {len(paths)} {kind}: {shown}{remedy}"))

@@ -23,10 +23,10 @@ from omegaconf import DictConfig
 
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
-from moceir.data.images import write_atomically
 from moceir.engine.allocator import keep_freed_memory
 from moceir.inference.weights import load_network, save_network
 from moceir.networks.unet import UNet
+from moceir.pictures.files import write_atomically
 from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
 from moceir.training.module import RestorationModule
 from moceir.training.settings import check_settings
@@ -129,7 +129,7 @@ def _load(network: UNet, path: Path) -> None:
     log.info("starting from %s", path)
 
 
-def _match(network: MoCEIR, path: Path) -> None:
+def _match(network: UNet, path: Path) -> None:
     theirs = read_checkpoint(path)["network_config"]
     if theirs != network.config:
         raise ValueError(

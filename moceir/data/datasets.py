@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from moceir.data.degradations import Degradation, checked_probability
-from moceir.data.images import ImageError
+from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
-from moceir.data.sources import Pair
+from moceir.pictures.picture import ImageError
 
 _TRIES = 4  # crops of which the one with most detail is taken
 

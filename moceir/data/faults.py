@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moceir.data.images import ImageError
+from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import Picture
-from moceir.data.sources import Pair
+from moceir.pictures.picture import ImageError
 
 
 class Faults(NamedTuple):

@@ -14,17 +14,17 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from moceir.data.images import ImageError, write_atomically
+from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
+from moceir.pictures.files import write_atomically
+from moceir.pictures.picture import ImageError
 
-if TYPE_CHECKING:
-    from moceir.data.sources import Pair
 _REMEDY = "delete it and run `moceir prepare pack` again"
 _FILES = "pack-*-of-*.safetensors"
 

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.io import loadmat
 
-from moceir.data.images import ImageError, image_size, read_image
+from moceir.pictures.arrays import image_size, read_image
+from moceir.pictures.picture import ImageError
 
 
 class Window(NamedTuple):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moceir.data.images import write_image
+from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import tiles
-from moceir.data.sources import Listing, Pair, Source
+from moceir.data.sources import Listing, Source
+from moceir.pictures.arrays import write_image
 
 
 def tile(

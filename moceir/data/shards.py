@@ -24,11 +24,13 @@ import cv2
 import fsspec
 import numpy as np
 
-from moceir.data.images import ImageError, decode_image, write_atomically
 from moceir.data.pack import plan_shards
+from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import ImageFile
-from moceir.data.sources import Pair
+from moceir.pictures.arrays import decode_image
+from moceir.pictures.files import write_atomically
+from moceir.pictures.picture import ImageError
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from moceir.data.datamodule import RestorationDataModule, ResumableLoader
 from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, training_sample
 from moceir.data.degradations import Degradation, checked_probability
-from moceir.data.images import ImageError
 from moceir.data.mixture import spread, tabulate
+from moceir.data.pairs import Pair
 from moceir.data.shards import Shard, read_index, read_shard
-from moceir.data.sources import Pair
+from moceir.pictures.picture import ImageError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -134,11 +134,12 @@ class Engine:
         current = Map(levels[0])
         skips: list[Readable] = []
         recipe: list[tuple[int, Callable[[Tensor, Halo], Tensor]]] = []
-        level, deepen = 0, nn.Identity()
+        level = 0
+        deepen: nn.Module = nn.Identity()
         for part in self.network.parts():
             module = part.module
             if part.kind == "embed":
-                recipe.append((module.reach, module))
+                recipe.append((_reach(module), module))
                 current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read)
             elif part.kind == "block":
                 current, step = self._block(module, current, run)
@@ -194,7 +195,8 @@ class Engine:
         """The block's result on a map, and the step that computes it from what the block got."""
         if not isinstance(block, Block):
             raise ValueError(f"{type(block).__name__} is no block")
-        rows, known = current.rows, []
+        rows = current.rows
+        known: list[Any] = []
         kept: Map | None = None
 
         def strip(top: int, bottom: int, reach: int) -> Strip:
@@ -228,19 +230,19 @@ class Engine:
         """The map a level deeper; ``release``: the one above is not needed afterwards."""
 
         def compute(top: int, bottom: int) -> Tensor:
-            first, last, halo = current.rows.grown(2 * top, 2 * bottom, module.reach)
+            first, last, halo = current.rows.grown(2 * top, 2 * bottom, _reach(module))
             return module(current.read(first, last), halo)
 
-        return self._map(rows, compute, [(current, 2.0, module.reach)] if release else [])
+        return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [])
 
     def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows) -> Map:
         """The map a level above, fused with its skip."""
 
         def compute(top: int, bottom: int) -> Tensor:
-            first, last, halo = current.rows.grown(top // 2, bottom // 2, up.reach)
+            first, last, halo = current.rows.grown(top // 2, bottom // 2, _reach(up))
             return fuse(up(current.read(first, last), halo), skip.read(top, bottom))
 
-        release = [(current, 0.5, up.reach)]
+        release: list[tuple[Map, float, int]] = [(current, 0.5, _reach(up))]
         if isinstance(skip, Map):
             release.append((skip, 1.0, 0))
         return self._map(rows, compute, release)
@@ -251,7 +253,7 @@ class Engine:
 
         def finish(strip: tuple[int, int]) -> int:
             top, bottom = strip
-            first, last, halo = current.rows.grown(top, bottom, module.reach)
+            first, last, halo = current.rows.grown(top, bottom, _reach(module))
             part = module(current.read(first, last), halo) + picture.read(top, bottom)
             inside = min(bottom, height)
             if top < inside:
@@ -259,7 +261,12 @@ class Engine:
             return bottom
 
         for bottom in self.workers.map(finish, current.rows):
-            current.let_go(bottom - module.reach)
+            current.let_go(bottom - _reach(module))
+
+
+def _reach(module: nn.Module) -> int:
+    """How many rows of its input a part without sums needs around a strip."""
+    return cast(int, getattr(module, "reach", 0))
 
 
 def _strip_rows(height: int, width: int, alignment: int) -> int:

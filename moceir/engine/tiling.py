@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moceir.engine.regions import Region
 from moceir.engine.schedule import Engine, Read, Write
+from moceir.networks.routes import Routing
 
 #: Pixels by which neighbouring tiles overlap, and over which one fades into the other.
 OVERLAP = 64
@@ -54,8 +55,10 @@ def fade(tile: Region) -> Tensor:
     return torch.outer(ramp(tile.top, tile.bottom, tile.height), ramp(tile.left, tile.right, tile.width))
 
 
-def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: int, *, side: int) -> None:
-    """Like :meth:`~moceir.engine.schedule.Engine.run`, in tiles.
+def run_in_tiles(
+    engine: Engine, read: Read, write: Write, height: int, width: int, *, side: int, experts: Tensor | None = None
+) -> tuple[Routing, ...]:
+    """Like :meth:`~moceir.engine.schedule.Engine.run`, in tiles; the routing is that of the tile in the middle.
 
     Args:
         side: of a tile, as :func:`check_side` accepts it.
@@ -65,7 +68,7 @@ def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: i
     weights = torch.zeros(height, width)
     # The middle first, because it decides.
     middle = min(tiles, key=lambda t: abs(t.top + t.bottom - height) + abs(t.left + t.right - width))
-    experts = None
+    decisions: tuple[Routing, ...] = ()
     for tile in [middle, *(tile for tile in tiles if tile is not middle)]:
         weight = fade(tile)
 
@@ -79,6 +82,7 @@ def run_in_tiles(engine: Engine, read: Read, write: Write, height: int, width: i
 
         rows, columns = tile.bottom - tile.top, tile.right - tile.left
         routings = engine.run(read_tile, add, rows, columns, experts=experts)
-        if experts is None and routings:
-            experts = torch.stack([routing.experts for routing in routings])
+        if routings and not decisions:
+            decisions, experts = routings, torch.stack([routing.experts for routing in routings])
     write(Region(0, height, 0, width, height, width), blended.div_(weights))
+    return decisions

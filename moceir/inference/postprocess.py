@@ -13,8 +13,17 @@ def quantise(image: Tensor) -> np.ndarray:
 
 
 def bilateral_filter(image: np.ndarray) -> np.ndarray:
-    """Smooth what the network left, 3×3 neighbours at a time; uint8 (H, W, 3) (design document, eq. 17).
+    """Smooth what the network left, 3×3 neighbours at a time (design document, eq. 17).
 
-    The document's parameters: σ of 10 grey levels and 10 pixels.
+    The document's parameters: σ of 10 grey levels, of 255, and 10 pixels.
+
+    Args:
+        image: (H, W) grey or (H, W, 3), uint8, or float32 in [0, 1].
+
+    Returns:
+        Of the same shape and type; grey as it would be in three equal channels.
     """
-    return cv2.bilateralFilter(np.ascontiguousarray(image), d=3, sigmaColor=10, sigmaSpace=10)
+    if image.ndim == 2:
+        return bilateral_filter(np.dstack([image] * 3))[..., 0]
+    sigma = 10 if image.dtype == np.uint8 else 10 / 255
+    return cv2.bilateralFilter(np.ascontiguousarray(image), d=3, sigmaColor=sigma, sigmaSpace=10)

@@ -1,27 +1,55 @@
-"""Restoring pictures: one array, or any number of files."""
+"""Restoring arrays, pictures, and picture files."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moceir.data.images import IMAGE_SUFFIXES, ImageError, find_images, read_alpha, read_image, write_image
 from moceir.engine.regions import Region
 from moceir.engine.schedule import Engine
 from moceir.engine.tiling import check_side, run_in_tiles
-from moceir.inference.postprocess import bilateral_filter, quantise
+from moceir.inference.postprocess import bilateral_filter
+from moceir.inference.texture import put_back
 from moceir.networks.unet import UNet
+from moceir.pictures.compare import side_by_side
+from moceir.pictures.files import read_bytes, replacing, write_atomically
+from moceir.pictures.formats import MAX_PIXELS, Format, check_count, check_values, decode, encode, fit, format_for
+from moceir.pictures.picture import ImageError, Metadata, Picture, convert, highest
+
+
+class Stopped(BaseException):
+    """The run was told to stop; nothing of the picture at hand has been written."""
+
+
+class Report(NamedTuple):
+    """What was done with one file."""
+
+    height: int
+    width: int
+    frames: int
+    depth: str
+    """The type of the values that were written: uint8, uint16, float32."""
+    experts: list[list[int]]
+    """Those that were taken, layer by layer."""
+    gmacs: float
+    """Of the route, at 1280×720, the post-filter included."""
+    seconds: float
+    warnings: list[str]
+    """What of the source the target does not hold."""
 
 
 class Restorer:
-    """Restores 8-bit pictures of any size with a network.
+    """Restores pictures of any size and depth with a network.
 
     The network is copied, so that the original keeps its mode, device and budget.
 
@@ -34,10 +62,12 @@ class Restorer:
         threads: of the processor; None for the cores that the process may use.
         tile: restore in overlapping tiles of so many pixels a side; None for whole pictures. Tiles bound the memory
             of the largest pictures, and give another result (see :mod:`moceir.engine.tiling`).
+        strength: 0 leaves pictures as they are, 1 takes the network's result, and what is between is blended.
+        texture: how much of the lost texture is put back, 0 to 1 (see :mod:`moceir.inference.texture`).
 
     Raises:
-        ValueError: when the budget is less than the cheapest route, the tiles are too small, or the device cannot be
-            used.
+        ValueError: when the budget is less than the cheapest route, the tiles are too small, the device cannot be
+            used, or strength or texture is not in [0, 1].
     """
 
     def __init__(
@@ -49,110 +79,208 @@ class Restorer:
         device: str = "cpu",
         threads: int | None = None,
         tile: int | None = None,
+        strength: float = 1.0,
+        texture: float = 0.0,
     ) -> None:
+        for name, value in (("strength", strength), ("texture", texture)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} of {value:g}: it goes from 0 to 1")
         self.engine = Engine(network, device=device, threads=threads)
         self.engine.mac_budget = mac_budget
         self.run = self.engine.run if tile is None else partial(run_in_tiles, self.engine, side=tile)
         if tile is not None:
             check_side(tile)
-        self.post_filter = post_filter
+        self.post_filter, self.strength, self.texture = post_filter, strength, texture
 
     def restore(self, image: np.ndarray) -> np.ndarray:
-        """Restore uint8 (H, W, 3) RGB -> the same.
+        """Restore an array -> one of the same shape and type.
+
+        Args:
+            image: (H, W) grey; (H, W, C) with 1 channel of grey, 3 of RGB, or these and alpha, which is kept; or a
+                batch (N, H, W, C), each of which takes its own route. uint8, uint16, or floats in [0, 1].
 
         Raises:
-            ValueError: when the array is something else.
+            ValueError: when the array is something else, or holds NaN.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(f"expected a uint8 (H, W, 3) RGB array, got {image.dtype} {image.shape}")
-        restored = np.empty_like(image)
+        image = np.asarray(image)
+        channels = image.shape[-1] if image.ndim > 2 else 1
+        deep = image.dtype.kind == "u" and image.dtype.itemsize > 2
+        if image.dtype.kind not in "uf" or deep or image.ndim not in (2, 3, 4) or channels > 4 or not image.size:
+            hint = (
+                "; channels come last: np.moveaxis(image, -3, -1)" if channels > 4 and image.shape[-3] in (1, 3) else ""
+            )
+            raise ValueError(
+                "expected uint8, uint16 or floats in [0, 1], of shape (H, W), (H, W, C) or (N, H, W, C) with 1 to 4 "
+                f"channels, got {image.dtype} {image.shape}{hint}"
+            )
+        if image.ndim == 4:
+            restored = np.empty_like(image)
+            for index, one in enumerate(image):
+                restored[index] = self.restore(one)
+            return restored
+        check_values(image)
+        restored = np.array(image, order="C")
+        if channels < 3:
+            grey = image if image.ndim == 2 else image[..., 0]
+            (restored if image.ndim == 2 else restored[..., 0])[...] = self.restore_pixels(grey, image.dtype)[0]
+        else:
+            restored[..., :3] = self.restore_pixels(image[..., :3], image.dtype)[0]
+        return restored
+
+    def restore_pixels(
+        self, pixels: np.ndarray, depth: np.dtype, *, experts: Tensor | None = None, stop: Event | None = None
+    ) -> tuple[np.ndarray, Tensor]:
+        """Restore values in one of a picture's types.
+
+        Args:
+            pixels: (H, W) or (H, W, 3), uint8, uint16, or floats in [0, 1].
+            depth: the type to round to, once.
+            experts: (layers, 1, k) int64, the experts to take; None lets the routers choose.
+            stop: when it is set, by another thread, :class:`Stopped` is raised.
+
+        Returns:
+            The restored values, and the experts that were taken, (layers, 1, k).
+        """
+        white = highest(pixels.dtype)
+        # A grey picture, in one channel or in three, stays grey: its result is projected onto grey.
+        grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+        # What looks at neighbours comes before the rounding; but the document's filter is one of 8 bits.
+        whole = self.texture > 0 or (self.post_filter and depth != np.uint8)
+        restored = np.empty(pixels.shape, np.float32 if whole else depth)
 
         def read(region: Region) -> Tensor:
-            part = image[region.top : region.bottom, region.left : region.right]
-            return torch.tensor(part, device=self.engine.device).permute(2, 0, 1)[None].float() / 255
+            if stop is not None and stop.is_set():
+                raise Stopped
+            part = pixels[region.top : region.bottom, region.left : region.right]
+            values = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32) / white).to(self.engine.device)
+            return (values.expand(3, -1, -1) if values.ndim == 2 else values.permute(2, 0, 1))[None]
 
         def write(region: Region, part: Tensor) -> None:
-            restored[region.top : region.bottom, region.left : region.right] = quantise(part[0])
+            if self.strength < 1:
+                part = torch.lerp(read(region), part, self.strength)
+            if grey:
+                part = part.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+            values = part[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+            inside = restored[region.top : region.bottom, region.left : region.right]
+            inside[...] = convert(values[..., 0] if pixels.ndim == 2 else values, restored.dtype)
 
-        self.run(read, write, *image.shape[:2])
-        return bilateral_filter(restored) if self.post_filter else restored
+        routings = self.run(read, write, *pixels.shape[:2], experts=experts)
+        if self.texture > 0:
+            restored = put_back(restored, convert(pixels, np.dtype(np.float32)), self.texture)
+        if self.post_filter:
+            restored = bilateral_filter(restored)
+        return convert(restored, depth), torch.stack([routing.experts for routing in routings])
 
-    def restore_file(self, source: Path, target: Path) -> None:
-        """Restore a picture file into another, written whole or not at all; transparency is kept as it is.
+    def restore_pictures(
+        self, pictures: Sequence[Picture], format: Format, *, stop: Event | None = None
+    ) -> tuple[list[Picture], Tensor]:
+        """Restore what is in a file, all with the route of the first, as a format can hold it.
+
+        Returns:
+            The pictures, and the experts that were taken, (layers, 1, k).
+        """
+        restored = []
+        experts: Tensor | None = None
+        for picture in pictures:
+            picture = fit(picture, format)
+            depth = picture.depth if picture.alpha_kind != "premultiplied" else picture.pixels.dtype
+            pixels, experts = self.restore_pixels(picture.pixels, depth, experts=experts, stop=stop)
+            restored.append(replace(picture, pixels=pixels))
+        if experts is None:
+            raise ValueError("no pictures")
+        return restored, experts
+
+    def restore_bytes(
+        self,
+        data: bytes,
+        name: str,
+        target: Path,
+        *,
+        quality: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        compare: Path | None = None,
+        stop: Event | None = None,
+    ) -> tuple[bytes, Report]:
+        """Restore a file's content -> the content of a file that would be called ``target``.
+
+        Args:
+            data: the content.
+            name: for the error's message.
+            target: its suffix decides the format.
+            quality: see :func:`moceir.pictures.formats.encode`.
+            max_pixels: see :func:`moceir.pictures.formats.decode`.
+            compare: where to write a picture of the first frame before and after.
+            stop: when it is set, by another thread, :class:`Stopped` is raised.
+
+        Raises:
+            ImageError: when the content cannot be decoded, restored (too large for the memory, say) or encoded.
+        """
+        start = time.perf_counter()
+        format = format_for(target)
+        pictures = decode(data, name, max_pixels=max_pixels)
+        check_count(len(pictures), format, target)
+        try:
+            restored, experts = self.restore_pictures(pictures, format, stop=stop)
+        except Exception as error:  # memory, in the words of numpy, torch, CUDA or the system
+            raise ImageError(f"{name}: could not be restored ({error})") from error
+        content, lost = encode(restored, target, quality=quality)
+        if compare is not None:
+            content_of_both = _before_and_after(pictures[0], restored[0], compare)
+            try:
+                write_atomically(compare, content_of_both)
+            except OSError as error:
+                raise ImageError(f"{compare}: could not be written ({error.strerror})") from error
+        height, width = restored[0].size
+        return content, Report(
+            height=height,
+            width=width,
+            frames=len(restored),
+            depth=str(restored[0].depth),
+            experts=experts[:, 0].tolist(),
+            gmacs=float(self.engine.route_costs.of(experts)[0]) / 1e9,
+            seconds=time.perf_counter() - start,
+            warnings=list(dict.fromkeys([*(note for picture in restored for note in picture.warnings), *lost])),
+        )
+
+    def restore_file(
+        self,
+        source: Path,
+        target: Path,
+        *,
+        quality: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        compare: Path | None = None,
+        stop: Event | None = None,
+        before_replacing: Callable[[str], None] | None = None,
+    ) -> Report:
+        """Restore a picture file into another, written whole or not at all; both may be the same.
+
+        Args:
+            source, target: files.
+            quality, max_pixels, compare, stop: see :meth:`restore_bytes`.
+            before_replacing: is given the SHA-256 of the target's new content just before it takes its place.
 
         Raises:
             ImageError: when the source cannot be read or restored (too large for the memory, say), or the target
-                cannot be written.
+                cannot be written, which is found before anything is computed.
         """
-        image, alpha = read_image(source), read_alpha(source)
+        format_for(target)
+        data = read_bytes(source)
         try:
-            restored = self.restore(image)
-        except (RuntimeError, MemoryError) as error:
-            raise ImageError(f"{source}: could not be restored ({error})") from error
-        write_image(target, restored, alpha=alpha)
+            with replacing(target, reserve=len(data)) as file:
+                content, report = self.restore_bytes(
+                    data, str(source), target, quality=quality, max_pixels=max_pixels, compare=compare, stop=stop
+                )
+                file.write(content)
+                if before_replacing is not None:
+                    before_replacing(hashlib.sha256(content).hexdigest())
+        except OSError as error:
+            raise ImageError(f"{target}: could not be written ({error.strerror})") from error
+        return report
 
 
-class Job(NamedTuple):
-    """One file to restore."""
-
-    source: Path
-    target: Path
-
-
-def plan(inputs: Iterable[str], output: Path, *, suffix: str | None = None) -> list[Job]:
-    """Which files to restore, and where to.
-
-    Args:
-        inputs: picture files, folders (searched recursively, their layout kept) and glob patterns (``**`` for any
-            depth; the layout below the first folder named is kept).
-        output: a folder; or a picture file, when the only input is one.
-        suffix: ``".png"`` and so on, for another format than each source's; None keeps them.
-
-    Raises:
-        ValueError: when an input matches nothing, two sources would be written to one file, a source would be
-            written over, or a picture's name as output does not fit the rest.
-    """
-    inputs = list(inputs)
-    if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
-        if len(inputs) != 1 or not Path(inputs[0]).is_file():
-            raise ValueError(f"{output}: the name of a picture; for anything but one picture give a folder")
-        if suffix not in (None, output.suffix.lower()):
-            raise ValueError(f"{output}: its format is not {suffix}; leave one of the two out")
-        jobs = [Job(Path(inputs[0]), output)]
-    else:
-        jobs = [
-            Job(source, (output / relative).with_suffix(suffix or source.suffix))
-            for pattern in inputs
-            for source, relative in _expand(pattern, outside=output)
-        ]
-    sources: dict[Path, Path] = {}
-    originals = {source.resolve() for source, _ in jobs}
-    for source, target in jobs:
-        previous = sources.setdefault(target, source)
-        if previous.resolve() != source.resolve():
-            raise ValueError(f"{previous} and {source} would both be written to {target}; restore them separately")
-        if target.resolve() in originals:
-            raise ValueError(f"{target} is a picture to restore and would be written over; give another output")
-    return [Job(source, target) for target, source in sources.items()]
-
-
-def _expand(pattern: str, *, outside: Path) -> Iterator[tuple[Path, Path]]:
-    """The files an input stands for, each with its path below the output."""
-    path = Path(pattern)
-    if path.is_file():
-        yield path, Path(path.name)
-        return
-    if path.is_dir():
-        root, found = path, find_images(path)
-    else:
-        fixed = pattern[: next((i for i, c in enumerate(pattern) if c in "*?["), len(pattern))]
-        root = Path(f"{fixed}*").parent
-        matches = (Path(match) for match in sorted(glob.glob(pattern, recursive=True)))
-        found = [match for match in matches if match.is_file() and match.suffix.lower() in IMAGE_SUFFIXES]
-    # A second run into a folder below the input must not restore the first run's results.
-    if root.resolve() in outside.resolve().parents:
-        found = [file for file in found if not file.resolve().is_relative_to(outside.resolve())]
-    if not found:
-        raise ValueError(f"{pattern}: no such file, or no PNG, JPEG, WebP, BMP or TIFF among what it names")
-    for file in found:
-        yield file, file.relative_to(root)
+def _before_and_after(before: Picture, after: Picture, path: Path) -> bytes:
+    eight = np.dtype(np.uint8)
+    panels = {"before": convert(before.pixels, eight), "after": convert(after.pixels, eight)}
+    about = Metadata(profile=after.metadata.profile)
+    return encode([Picture(pixels=side_by_side(panels), depth=eight, bits=8, metadata=about)], path)[0]

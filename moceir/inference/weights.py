@@ -20,10 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from moceir.data.images import write_atomically
 from moceir.networks.moce_ir import MoCEIR
 from moceir.networks.naf import NAFNet
 from moceir.networks.unet import UNet
+from moceir.pictures.files import write_atomically
 
 State = dict[str, Tensor]
 

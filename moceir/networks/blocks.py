@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,16 +154,12 @@ class DecoderBlock(Block):
         self.cross_attention = CrossAttention(dim=dim, num_heads=num_heads)
         self.norm2 = ChannelNorm(dim)
         self.feed_forward = FeedForward(dim=dim, bias=False)
+        self.alignment = math.lcm(*windows)  # where windows of every size begin
 
     @property
     def experts(self) -> nn.ModuleList:
         """Among which the router chooses."""
         return self.moce.experts
-
-    @property
-    def alignment(self) -> int:
-        """A strip begins at a multiple of so many rows, where windows of every size do."""
-        return math.lcm(*(expert.mixer.window for expert in self.experts))
 
     def look(self, x: Tensor) -> Looked:
         """The inputs of the shared and of the routed experts."""
@@ -217,7 +213,7 @@ class DecoderBlock(Block):
         attention, moce = self.cross_attention, self.moce
         to_query = composed(attention.query, moce.project)
         moce.residual = fold_norm(self.norm1, composed(to_query, self.to_routed))
-        for expert in moce.experts:
+        for expert in cast("Iterable[Expert]", moce.experts):
             expert.reduce = fold_norm(self.norm1, composed(expert.reduce, self.to_routed))
             expert.expand = composed(to_query, expert.expand)
         router = fold_norm(self.norm1, composed(moce.router.features, self.to_routed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -24,6 +24,15 @@ class Part(Protocol):
 
     @property
     def module(self) -> nn.Module: ...
+
+
+@runtime_checkable
+class HasProducts(Protocol):
+    """A module with products of matrices besides its convolutions."""
+
+    def matmul_macs(self, height: int, width: int) -> int:
+        """Multiply-adds of those products, on a height×width map."""
+        ...
 
 
 def padded_size(halvings: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -44,7 +53,7 @@ def macs(module: nn.Module, height: int, width: int) -> int:
             total += part.weight.numel() * (height // part.stride[0]) * (width // part.stride[1])
         elif isinstance(part, nn.Linear):
             total += part.weight.numel()
-        elif hasattr(part, "matmul_macs"):
+        elif isinstance(part, HasProducts):
             total += part.matmul_macs(height, width)
     return total
 

@@ -80,7 +80,8 @@ class GatedBlock(Block):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         normed, layer, dim = self.norm2(x), self.expand2, self.project2.in_channels
-        first, second = (convolve(normed, layer.weight[i : i + dim], layer.bias[i : i + dim]) for i in (0, dim))
+        biases = (None, None) if layer.bias is None else layer.bias.split(dim)
+        first, second = (convolve(normed, *half) for half in zip(layer.weight.split(dim), biases, strict=True))
         return self.project2(times(first, second))
 
     def fold(self) -> None:
@@ -89,7 +90,8 @@ class GatedBlock(Block):
         self.norm1.folded = self.norm2.folded = True
         for gain, project in ((self.gain1, self.project1), (self.gain2, self.project2)):
             project.weight.mul_(gain[..., None])
-            project.bias.mul_(gain.flatten())
+            if project.bias is not None:
+                project.bias.mul_(gain.flatten())
         self.folded = True
 
 
@@ -172,8 +174,8 @@ class NAFNet(UNet):
         self.decoder = nn.ModuleList(blocks(level, num_decoder_blocks[level]) for level in decoder_levels)
         self.refinement = blocks(0, 0)
         self.output = Convolution(dim, 3, kernel_size=3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        for parameter in self.output.parameters():
+            nn.init.zeros_(parameter)
         self.mac_budget = mac_budget
 
     @property

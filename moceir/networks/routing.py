@@ -70,7 +70,7 @@ class FrequencyEmbedding(Block):
     def conclude(self, sums: Sums, known: list[object], run: Run) -> None:
         """The embedding, (B, d), for the routers."""
         total, pixels = sums
-        run.frequency = self.mlp((total / pixels).to(self.mlp[0].weight.dtype))
+        run.frequency = self.mlp((total / pixels).to(self.high_pass.weight.dtype))
 
     def update(self, strip: Strip, known: list[object]) -> Tensor:
         """The map as it is."""

@@ -79,7 +79,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
         """(B, C, H, W) -> the same; ``run`` is what the parts of the network hand on to each other."""
-        looked, kept, known = self.look(x), None, []
+        looked = self.look(x)
+        kept: Tensor | None = None
+        known: list[Any] = []
         for _ in self.reaches[1:]:
             sums, kept = self.summarise(Strip(x, looked, kept, NO_HALO), known)
             known.append(self.conclude(sums, known, run))

@@ -140,7 +140,8 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         padded_height, padded_width = padded_size(len(self.down), (height, width))
         x = channels_last(F.pad(x, (0, padded_width - width, 0, padded_height - height), mode="replicate"))
-        features, skips = x, []
+        features = x
+        skips: list[Tensor] = []
         for part in self.parts():
             if part.kind == "block":
                 features = part.module(features, run)

@@ -12,9 +12,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from moceir.data.datasets import Sample
-from moceir.data.images import ImageError, write_image
 from moceir.inference.postprocess import quantise
 from moceir.inspection import RouteTally
+from moceir.pictures.arrays import write_image
+from moceir.pictures.picture import ImageError
 from moceir.training.module import RestorationModule
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from moceir.data.images import write_atomically
 from moceir.inference.weights import not_finite
+from moceir.pictures.files import write_atomically
 from moceir.training.signals import StopSignals
 
 log = logging.getLogger(__name__)

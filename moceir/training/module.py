@@ -20,11 +20,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
-from moceir.data.images import write_atomically
 from moceir.losses.composite import LossBundle
 from moceir.networks.blocks import MoCE
 from moceir.networks.interface import Restoration
 from moceir.networks.unet import UNet
+from moceir.pictures.files import write_atomically
 from moceir.training.optim import cosine_schedule
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 from omegaconf import OmegaConf
 
-from moceir.data.images import write_atomically
+from moceir.pictures.files import write_atomically
 
 log = logging.getLogger(__name__)
 

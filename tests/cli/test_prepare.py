@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from moceir.cli.main import app
 from moceir.cli.options import load_sources
-from moceir.data.images import ImageError, read_image, write_image
+from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.picture import ImageError
 
 
 def prepare(*arguments: object) -> tuple[int, str]:

@@ -8,8 +8,8 @@ import pytest
 
 from moceir.data.camera import Camera, Development
 from moceir.data.degradations import CameraNoise
-from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
+from moceir.pictures.arrays import read_image
 
 MATRIX = np.array([[0.6, 0.3, 0.1], [0.15, 0.75, 0.1], [0.0, 0.2, 0.8]])  # white stays white
 EVERY = [

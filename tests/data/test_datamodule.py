@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample
-from moceir.data.images import write_image
+from moceir.pictures.arrays import write_image
 
 # The miniature datasets are too small for what the real ones hold out.
 SPLITS = {
@@ -172,7 +172,7 @@ def grey(path: Path, image: np.ndarray) -> None:
 
 
 def transparent(path: Path, image: np.ndarray) -> None:
-    write_image(path, image, alpha=np.zeros(image.shape[:2], np.uint8))
+    cv2.imwrite(str(path), np.dstack([image[..., ::-1], np.zeros(image.shape[:2], np.uint8)]))
 
 
 @pytest.mark.parametrize("kind", [deep, grey, transparent])

@@ -6,9 +6,9 @@ import torch
 
 from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops, WholePictures
 from moceir.data.degradations import Chain, GaussianNoise
-from moceir.data.images import ImageError
+from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture, Window
-from moceir.data.sources import Pair
+from moceir.pictures.picture import ImageError
 
 
 def picture(seed: int, height: int = 40, width: int = 50) -> ArrayPicture:

@@ -24,9 +24,9 @@ from moceir.data.degradations import (
     PoissonNoise,
     Resized,
 )
-from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
 from moceir.data.shake import Shake
+from moceir.pictures.arrays import read_image
 
 EACH: dict[str, Degradation] = {
     "gaussian": GaussianNoise(sigmas=[15, 50]),

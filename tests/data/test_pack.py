@@ -9,9 +9,9 @@ from processes import forked
 
 from moceir.cli.options import load_sources
 from moceir.data import pack
-from moceir.data.images import ImageError
 from moceir.data.pack import find_packed, is_pack, write_pack
-from moceir.data.sources import Pair
+from moceir.data.pairs import Pair
+from moceir.pictures.picture import ImageError
 
 
 def sidd(tree: Path) -> list[Pair]:

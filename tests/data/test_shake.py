@@ -5,9 +5,9 @@ import pytest
 from scipy import ndimage
 
 from moceir.data.blur import convolve
-from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
 from moceir.data.shake import Shake, moving_part
+from moceir.pictures.arrays import read_image
 
 STILL = {"turn": (0, 0), "zoom": (0, 0), "moving": 0.0, "glare": (0, 0)}
 

@@ -10,9 +10,10 @@ import pytest
 from scipy.io import savemat
 
 from moceir.cli.options import load_sources
-from moceir.data.images import ImageError, read_image, write_image
 from moceir.data.pictures import tiles
 from moceir.data.sources import CleanImages, IsoSeries, Listing, MatBlocks, MatchedFiles, PairsTable
+from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.picture import ImageError
 
 
 def listing(root: Path, data: str, *overrides: str) -> Listing:

@@ -26,11 +26,12 @@ from moceir.cli.options import load_sources
 from moceir.data import shards, streaming
 from moceir.data.datasets import Sample
 from moceir.data.degradations import GaussianNoise
-from moceir.data.images import ImageError, write_image
+from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture
 from moceir.data.shards import Shard, read_index, read_shard, write_shards
-from moceir.data.sources import Pair
 from moceir.data.streaming import StreamedCrops, StreamedSet, StreamingDataModule
+from moceir.pictures.arrays import write_image
+from moceir.pictures.picture import ImageError
 
 pytest.importorskip("webdataset")
 

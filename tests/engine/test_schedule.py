@@ -10,12 +10,12 @@ from conftest import pictures
 from torch.utils.flop_counter import FlopCounterMode
 
 from moceir import MoCEIR, load_pretrained
-from moceir.data.images import read_image
 from moceir.data.samples import sample_photograph
 from moceir.engine import schedule as engine_module
 from moceir.engine.schedule import Engine
 from moceir.inference.weights import rename_published
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL
+from moceir.pictures.arrays import read_image
 
 Make = Callable[..., MoCEIR]
 

@@ -29,8 +29,8 @@ from moceir import MoCEIR, load_network
 from moceir.cli.options import load_sources
 from moceir.config import config_dir
 from moceir.data import pack, shards
+from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture, ImageFile
-from moceir.data.sources import Pair
 from moceir.training.checkpoints import read_checkpoint
 from moceir.training.settings import check_settings
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from moceir import MoCEIR, Restorer
-from moceir.data.images import ImageError, read_alpha, read_image, write_image
-from moceir.inference.restore import plan
+from moceir.inference.texture import put_back
+from moceir.pictures.arrays import write_image
+from moceir.pictures.picture import ImageError
 
 Make = Callable[..., MoCEIR]
 
@@ -40,34 +41,97 @@ def test_restorer_leaves_the_network_alone(make_network: Make) -> None:
     assert Restorer(network, mac_budget=None).engine.mac_budget is None
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
-def test_other_arrays_are_refused(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected a uint8 \(H, W, 3\) RGB array"):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64, ">u2"])
+@pytest.mark.parametrize(
+    "shape", [(9, 14), (9, 14, 1), (9, 14, 2), (9, 14, 3), (9, 14, 4), (2, 9, 14, 3), (2, 9, 14, 4)]
+)
+def test_any_array_is_restored_as_its_eight_bits_are(make_network: Make, dtype: object, shape: tuple[int, ...]) -> None:
+    restorer = Restorer(make_network(), mac_budget=None)
+    eight = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    image = (eight.astype(np.float64) / 255 * white).astype(dtype)
+    restored = restorer.restore(image)
+    assert restored.shape == image.shape
+    assert restored.dtype == image.dtype
+    expected = restorer.restore(eight)
+    scaled = restored.astype(np.float64) / white * 255
+    assert np.abs(scaled - expected).max() <= (0.75 if np.dtype(dtype) == np.float16 else 0.51)
+    if shape[-1] in (2, 4):
+        assert np.array_equal(restored[..., -1], image[..., -1])
+    assert not np.array_equal(restored, image)
+
+
+def test_views_of_any_strides_are_restored(make_network: Make, photograph: np.ndarray) -> None:
+    restorer = Restorer(make_network(), mac_budget=None)
+    for view in (photograph[..., ::-1], photograph[::-1], photograph[:, ::-2], photograph.swapaxes(0, 1)):
+        assert not view.flags.c_contiguous
+        assert np.array_equal(restorer.restore(view), restorer.restore(np.ascontiguousarray(view)))
+
+
+def test_grey_stays_grey(make_network: Make, photograph: np.ndarray) -> None:
+    restorer = Restorer(make_network(), mac_budget=None)
+    grey = photograph[..., 1]
+    three = np.dstack([grey] * 3)
+    restored = restorer.restore(three)
+    assert np.array_equal(restored[..., 0], restored[..., 1])
+    assert np.array_equal(restored[..., 0], restored[..., 2])
+    assert np.array_equal(restorer.restore(grey), restored[..., 0])
+    coloured = restorer.engine.restore_and_route(torch.from_numpy(three).permute(2, 0, 1)[None].float() / 255).image
+    assert coloured.std(dim=1).max() > 0.01  # which this network, left alone, would not do
+    projected = (coloured.mean(dim=1)[0].clamp(0, 1) * 255).round().numpy()
+    assert np.abs(projected - restored[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4), np.int16), r"got int16 \(4, 4\)"),
+        (np.zeros((4, 4, 3), np.uint32), r"got uint32 \(4, 4, 3\)"),
+        (np.zeros((4, 4, 3), bool), r"got bool \(4, 4, 3\)"),
+        (np.zeros((3, 40, 40), np.uint8), r"got uint8 \(3, 40, 40\); channels come last"),
+        (np.zeros((2, 3, 40, 40), np.uint8), r"got uint8 \(2, 3, 40, 40\); channels come last"),
+        (np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
+        (np.zeros(4, np.uint8), r"got uint8 \(4,\)"),
+        (np.full((4, 4, 3), np.nan), "not finite"),
+        (np.full((4, 4, 3), np.inf), "not finite"),
+        (np.full((4, 4, 3), 255.0), "from 255 to 255; scale them"),
+    ],
+)
+def test_other_arrays_are_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Restorer(MoCEIR()).restore(image)
+
+
+def test_strength_blends(make_network: Make, photograph: np.ndarray) -> None:
+    network = make_network()
+    image = photograph.astype(np.float32) / 255
+    whole = Restorer(network, mac_budget=None).restore(image)
+    assert np.array_equal(Restorer(network, mac_budget=None, strength=0).restore(image), image)
+    half = Restorer(network, mac_budget=None, strength=0.5).restore(image)
+    inside = (whole > 0) & (whole < 1)  # and not clamped
+    assert np.abs(half - (image + whole) / 2)[inside].max() < 1e-5
+    with pytest.raises(ValueError, match=r"strength of 1\.5: it goes from 0 to 1"):
+        Restorer(network, strength=1.5)
+
+
+def test_texture_puts_lines_back_but_not_noise() -> None:
+    rng = np.random.default_rng(0)
+    clean = np.full((64, 64), 0.5, np.float32)
+    clean[32] = 0.9
+    noisy = clean + rng.normal(0, 0.02, clean.shape).astype(np.float32)
+    flat = np.full_like(clean, 0.5)  # what a network that loses the line makes of it
+    back = put_back(flat, noisy, 1.0)
+    assert np.abs(back[32] - 0.9).mean() < 0.15
+    away = np.abs(np.arange(64) - 32) > 16
+    assert np.abs(back[away] - 0.5).mean() < 0.1 * np.abs(noisy[away] - 0.5).mean()
+    assert np.array_equal(put_back(flat, noisy, 0.0), flat)
+    colours = put_back(np.dstack([flat] * 3), np.dstack([noisy] * 3), 1.0)
+    assert np.allclose(colours[..., 1], back, atol=1e-5)
 
 
 def test_unknown_device_is_explained() -> None:
     with pytest.raises(ValueError, match="device nonsense cannot be used"):
         Restorer(MoCEIR(), device="nonsense")
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".PNG"])
-def test_every_format_in_and_out(photograph: np.ndarray, tmp_path: Path, suffix: str) -> None:
-    write_image(tmp_path / f"in{suffix}", photograph)
-    Restorer(MoCEIR()).restore_file(tmp_path / f"in{suffix}", tmp_path / "new" / f"out{suffix}")
-    restored = read_image(tmp_path / "new" / f"out{suffix}")
-    assert restored.shape == photograph.shape
-    lossless = suffix.lower() not in (".jpg", ".jpeg")
-    assert np.abs(restored.astype(int) - photograph).mean() < (1e-9 if lossless else 3)
-
-
-def test_transparency_is_kept(photograph: np.ndarray, tmp_path: Path) -> None:
-    alpha = np.arange(photograph[..., 0].size, dtype=np.uint8).reshape(photograph.shape[:2])
-    write_image(tmp_path / "in.png", photograph, alpha=alpha)
-    Restorer(MoCEIR()).restore_file(tmp_path / "in.png", tmp_path / "out.png")
-    kept = read_alpha(tmp_path / "out.png")
-    assert kept is not None
-    assert np.array_equal(kept, alpha)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(
@@ -84,52 +148,3 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         write_image(target, photograph)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.fixture
-def album(tmp_path: Path, photograph: np.ndarray) -> Path:
-    for name in ("a.png", "deep/b.jpg", "deep/er/c.bmp", ".hidden/d.png"):
-        write_image(tmp_path / "album" / name, photograph)
-    (tmp_path / "album" / "notes.txt").write_text("no picture")
-    return tmp_path / "album"
-
-
-def targets(output: Path, *inputs: object, **options: str) -> list[str]:
-    return [job.target.relative_to(output).as_posix() for job in plan(map(str, inputs), output, **options)]
-
-
-def test_folders_keep_their_layout(album: Path, tmp_path: Path) -> None:
-    assert targets(tmp_path / "out", album) == ["a.png", "deep/b.jpg", "deep/er/c.bmp"]
-    assert targets(tmp_path / "out", album, suffix=".png") == ["a.png", "deep/b.png", "deep/er/c.png"]
-
-
-def test_globs_keep_the_layout_below_their_first_folder(album: Path, tmp_path: Path) -> None:
-    assert targets(tmp_path / "out", album / "**" / "*.jpg") == ["deep/b.jpg"]
-    assert targets(tmp_path / "out", album / "d*" / "*.jpg") == ["deep/b.jpg"]
-    assert targets(tmp_path / "out", album / "deep" / "*") == ["b.jpg"]
-
-
-def test_one_file_may_be_given_a_name(album: Path, tmp_path: Path) -> None:
-    assert plan([str(album / "a.png")], tmp_path / "better.jpg")[0].target == tmp_path / "better.jpg"
-    assert targets(tmp_path / "out", album / "a.png") == ["a.png"]
-
-
-def test_output_inside_the_input_is_not_restored_again(album: Path) -> None:
-    write_image(album / "restored" / "a.png", read_image(album / "a.png"))
-    assert targets(album / "restored", album) == ["a.png", "deep/b.jpg", "deep/er/c.bmp"]
-
-
-def test_plans_that_would_lose_pictures_are_refused(album: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="would be written over"):
-        plan([str(album)], album)
-    with pytest.raises(ValueError, match="would be written over"):  # one input's target is another's source
-        plan([str(album / "deep"), str(album / "deep" / "er")], album / "deep")
-    with pytest.raises(ValueError, match="the name of a picture"):
-        plan([str(album)], tmp_path / "one.png")
-    with pytest.raises(ValueError, match="its format is not"):
-        plan([str(album / "a.png")], tmp_path / "one.jpg", suffix=".png")
-    write_image(tmp_path / "a.png", read_image(album / "a.png"))
-    with pytest.raises(ValueError, match="would both be written to"):
-        plan([str(album / "a.png"), str(tmp_path / "a.png")], tmp_path / "out")
-    with pytest.raises(ValueError, match="absent: no such file"):
-        plan([str(tmp_path / "absent")], tmp_path / "out")

@@ -18,8 +18,8 @@ from processes import forked
 from test_training import run
 
 from moceir import MoCEIR
-from moceir.data.images import ImageError
 from moceir.losses.composite import LossBundle
+from moceir.pictures.picture import ImageError
 from moceir.training import callbacks, checkpoints
 from moceir.training.checkpoints import CheckpointFiles, read_checkpoint
 from moceir.training.signals import Stopped

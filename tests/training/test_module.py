@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir import MoCEIR
 from moceir.config import build, config_dir
-from moceir.data.images import read_image
 from moceir.losses.composite import LossBundle
+from moceir.pictures.arrays import read_image
 from moceir.training.loggers import wandb_logger
 
 WEIGHTS = {"l1": 1.5, "perceptual": 0.0, "ms_ssim": 0.7, "l2": 0.1, "frequency": 0.1, "balance": 0.5}

@@ -15,7 +15,7 @@ from test_training import PHOTOGRAPHS, SMALL
 from typer.testing import CliRunner
 
 from moceir.cli.main import app
-from moceir.data.images import read_image
+from moceir.pictures.arrays import read_image
 from moceir.training.checkpoints import LastCheckpoint
 from moceir.training.sweep import SUMMARY, read_sweep
 

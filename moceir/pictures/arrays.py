@@ -1,0 +1,91 @@
+"""Picture files as uint8 RGB arrays, which is what training and measuring work on, and back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from moceir.pictures.files import read_bytes, write_atomically
+from moceir.pictures.formats import decode, encode
+from moceir.pictures.picture import ImageError, Picture, convert
+
+# What a whole file ends with, give or take what some cameras append.
+_LAST_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+_TAIL = 4096
+_EXIF_ORIENTATION = 274
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as uint8 (H, W, 3) RGB.
+
+    Its orientation is applied, grey becomes RGB, deeper pictures are rounded to 8 bits, transparency is left out, and
+    the values are the file's own, whatever its colour profile.
+
+    Raises:
+        ImageError: when the file is missing, empty or damaged, or holds several pictures.
+    """
+    return decode_image(read_bytes(path), str(path))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """As :func:`read_image`, from a file's content; ``name`` is for the error's message."""
+    pictures = decode(data, name)
+    if len(pictures) > 1:
+        raise ImageError(f"{name}: holds {len(pictures)} pictures, and one is expected")
+    pixels = convert(pictures[0].pixels, np.dtype(np.uint8))
+    return np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the file's suffix, whole or not at all.
+
+    Folders are made as needed. JPEG quality is 95, WebP is lossless.
+
+    Raises:
+        ImageError: when the suffix is no format that can be written, or the file cannot be.
+    """
+    data, _ = encode([Picture(pixels=image, depth=image.dtype, bits=8)], path)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise ImageError(f"{path}: could not be written ({error.strerror})") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width as :func:`read_image` gives them, from the header of a file that looks whole.
+
+    A PNG, JPEG or BMP that is cut short is found without decoding it; what does not look whole, and every other
+    format, is decoded.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures that Pillow finds large; decoding has a limit of its own
+            with Image.open(file) as image:
+                width, height = image.size
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) > 4
+                kind = str(image.format)
+            if _looks_whole(file, kind):
+                return (width, height) if turned else (height, width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass  # decoding says what is wrong, or that nothing is
+    height, width = read_image(path).shape[:2]
+    return height, width
+
+
+def _looks_whole(file: BinaryIO, kind: str) -> bool:
+    length = file.seek(0, os.SEEK_END)
+    if kind == "BMP":  # its header says how long it is
+        file.seek(2)
+        return length >= int.from_bytes(file.read(4), "little")
+    if kind not in _LAST_MARK:
+        return False
+    file.seek(-min(_TAIL, length), os.SEEK_END)
+    return _LAST_MARK[kind] in file.read()

@@ -1,0 +1,78 @@
+"""AVIF: 8 bits and animations by Pillow, 10 and 12 bits by OpenCV."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from PIL import AvifImagePlugin
+
+from moceir.pictures import pillow
+from moceir.pictures.formats import Format
+from moceir.pictures.picture import Picture, upright, widen
+
+_DEPTH_BOX = b"pixi\0\0\0\0"  # ISO 23008-12, 6.5.6: then the number of channels, and the bits of each
+
+
+def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
+    """One picture, or the frames of an animation in 8 bits."""
+    frames = pillow.frames_of(AvifImagePlugin.AvifImageFile(io.BytesIO(data)), (), max_pixels)
+    place = data.find(_DEPTH_BOX) + len(_DEPTH_BOX) + 1
+    bits = data[place] if place > len(_DEPTH_BOX) else 8
+    if len(frames) == 1 and bits in (10, 12):
+        return [upright(_deep(data, bits, frames[0]))]
+    return [upright(frame) for frame in frames]
+
+
+def _deep(data: bytes, bits: int, shallow: Picture) -> Picture:
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16:
+        raise ValueError("its deep values cannot be decoded")
+    values = widen(values, bits)
+    return replace(
+        shallow,
+        pixels=np.ascontiguousarray(values if values.ndim == 2 else values[..., 2::-1]),
+        alpha=values[..., 3].copy() if values.shape[2:] == (4,) else None,
+        depth=values.dtype,
+        bits=bits,
+    )
+
+
+def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
+    """A file of 8 bits; or of 10, or 12 if that is what the picture had."""
+    first = pictures[0]
+    about = first.metadata
+    quality = quality or pillow.DEFAULT_QUALITY
+    lost = []
+    if about.resolution and not about.exif:
+        lost.append("resolution is lost, as AVIF has no place for it outside Exif")
+    if first.depth == np.uint8:
+        options: dict = {"exif": about.exif, "xmp": about.xmp, "icc_profile": about.profile}
+        options = {name: value for name, value in options.items() if value is not None}
+        options |= {"quality": quality, "subsampling": "4:4:4"}
+        try:
+            return pillow.save(pictures, "AVIF", **options), lost
+        except Exception:
+            if not options.pop("exif", None):  # Pillow reads it, to find the orientation
+                raise
+            return pillow.save(pictures, "AVIF", **options), [*lost, "Exif is lost: it is damaged"]
+    bits = first.bits if first.bits in (10, 12) else 12
+    values = first.pixels if first.pixels.ndim == 2 else first.pixels[..., ::-1]
+    if first.alpha is not None:  # OpenCV has no grey with alpha
+        values = np.dstack([np.broadcast_to(np.atleast_3d(values), (*first.size, 3)), first.alpha])
+    kinds = {cv2.IMAGE_METADATA_EXIF: about.exif, cv2.IMAGE_METADATA_XMP: about.xmp}
+    kinds[cv2.IMAGE_METADATA_ICCP] = about.profile
+    held = {kind: np.frombuffer(block, np.uint8) for kind, block in kinds.items() if block}
+    done, data = cv2.imencodeWithMetadata(
+        ".avif",
+        np.rint(values * ((2**bits - 1) / 65535)).astype(np.uint16),
+        list(held),
+        list(held.values()),
+        [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, quality],
+    )
+    if not done:
+        raise ValueError("OpenCV could not encode it")
+    return data.tobytes(), lost

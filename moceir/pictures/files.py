@@ -1,0 +1,147 @@
+"""Picture files on disk: found, read once, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, BinaryIO, NamedTuple
+
+from moceir.pictures.formats import IMAGE_SUFFIXES
+from moceir.pictures.picture import ImageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not let anybody remove a file that is open
+    fcntl = None  # type: ignore[assignment]
+
+#: Files that are being written. Their names do not contain the target's, which may be as long as names can be.
+_PREFIX, _SUFFIX = ".moceir-", ".part"
+
+
+class Found(NamedTuple):
+    """What a folder holds, sorted by path."""
+
+    pictures: list[Path]
+    others: list[Path]
+    """Files of kinds that cannot be read, and links to folders."""
+    unreadable: list[str]
+    """One line for each folder that could not be looked into."""
+
+
+def search(folder: Path) -> Found:
+    """All files below a folder; hidden files and folders are passed over, links to folders are not followed."""
+    files: list[Path] = []
+    unreadable = []
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename}: could not be looked into ({error.strerror})")
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+        files += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+    files.sort()
+    return Found(
+        [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()],
+        [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir()],
+        sorted(unreadable),
+    )
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All picture files below a folder, sorted by path; hidden files and folders are passed over."""
+    return search(folder).pictures
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open; a pipe, too, which would otherwise wait for somebody to write."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, read once.
+
+    Raises:
+        ImageError: when it cannot be read, or is no file but a pipe or a device, which might never end.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError(f"{path}: not a file but a folder, a pipe or a device")
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: could not be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: not enough memory to read it") from error
+
+
+@contextmanager
+def replacing(path: Path, *, reserve: int = 0, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when the block ends, and of which nothing is left when it fails.
+
+    At any moment the target is absent, its old self, or complete. Its folder is made, and what cannot be written is
+    found before anything is computed.
+
+    Args:
+        path: the target; where it is a link, what it leads to.
+        reserve: bytes to set aside at once, so that a full disk is found, too.
+        durable: whether the file must be there after a power cut, too.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a rename is atomic only within one file system.
+    temporary = path.parent / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    try:
+        with temporary.open("xb") as file:
+            lock(file)
+            if reserve and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, reserve)
+            yield file
+            file.truncate()
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            if path.exists():
+                temporary.chmod(path.stat().st_mode & 0o7777)
+            if fcntl is not None:
+                temporary.replace(path)  # while it is locked
+        if fcntl is None:
+            temporary.replace(path)
+        if durable and hasattr(os, "O_DIRECTORY"):  # Windows has no way to write a folder out
+            folder = os.open(path.parent, os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a file so that at any moment it is absent, its old self, or complete; durable: after a power cut, too."""
+    with replacing(path, durable=durable) as file:
+        file.write(data)
+
+
+def lock(file: IO) -> bool:
+    """Whether nobody else has locked a file; it is locked now, and until it is closed, where there are such locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every network file system has locks
+        return True
+    return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that were killed had begun to write into a folder; not what others are writing now."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError), path.open("rb") as file:
+            if lock(file):
+                path.unlink()

@@ -1,0 +1,211 @@
+"""The kinds of picture file: their names, what each can hold, and which module decodes and encodes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moceir.pictures.picture import ImageError, Picture, convert
+
+#: Pixels of all frames together above which a file is refused unless it is asked for.
+MAX_PIXELS = 250_000_000
+
+
+class Format(NamedTuple):
+    """A kind of file."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    """The first is what files of this format are called where nothing else says."""
+    module: str
+    """In this package, with functions ``decode`` and ``encode``; imported when it is needed."""
+    depths: str = "u1"
+    """The types of values a file can hold, as numpy writes them."""
+    alpha: bool = True
+    frames: bool = False
+    """Whether a file can hold several pictures."""
+    lossy: bool = False
+    """Whether ``quality`` means something."""
+    package: str | None = None
+    """What must be installed for it."""
+    extra: str | None = None
+    """The extra of ours that installs the package."""
+    written: bool = True
+
+    @property
+    def available(self) -> bool:
+        """Whether its package is installed."""
+        return self.package is None or find_spec(self.package) is not None
+
+
+PNG = Format("PNG", (".png", ".apng"), "png", "u1 u2", frames=True)
+JPEG = Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), "pillow", alpha=False, lossy=True)
+WEBP = Format("WebP", (".webp",), "pillow", frames=True, lossy=True)
+GIF = Format("GIF", (".gif",), "pillow", frames=True)
+BMP = Format("BMP", (".bmp",), "pillow", alpha=False)
+TIFF = Format("TIFF", (".tif", ".tiff"), "tiff", "u1 u2 f2 f4 f8", frames=True)
+AVIF = Format("AVIF", (".avif",), "avif", "u1 u2", frames=True, lossy=True)
+JPEG2000 = Format("JPEG 2000", (".jp2",), "jpeg2000", "u1 u2")
+HEIC = Format("HEIC", (".heic", ".heif"), "heif", "u1 u2", lossy=True, package="pillow_heif", extra="heic")
+RAW = Format(
+    "camera raw",
+    (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+    "raw",
+    package="rawpy",
+    extra="raw",
+    written=False,
+)
+FORMATS = (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000, HEIC, RAW)
+
+_MARKS = (
+    (PNG, 0, b"\x89PNG\r\n\x1a\n"),
+    (JPEG, 0, b"\xff\xd8\xff"),
+    (WEBP, 8, b"WEBP"),
+    (GIF, 0, b"GIF8"),
+    (BMP, 0, b"BM"),
+    *((TIFF, 0, mark) for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    *((AVIF, 4, b"ftyp" + brand) for brand in (b"avif", b"avis")),
+    *((HEIC, 4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    (JPEG2000, 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+)
+
+BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}
+#: Of the files that can be read here.
+IMAGE_SUFFIXES = frozenset(suffix for suffix, format in BY_SUFFIX.items() if format.available)
+
+
+def names(*, written: bool = False) -> str:
+    """The formats that can be read here, or written, in words."""
+    return ", ".join(format.name for format in FORMATS if format.available and (format.written or not written))
+
+
+def format_of(data: bytes, name: str = "") -> Format | None:
+    """What a file's content is, whatever the file is called; None when it is no picture that we know.
+
+    Camera raw alone goes by its name: many kinds look like a TIFF with a preview in it.
+    """
+    if BY_SUFFIX.get(Path(name).suffix.lower()) is RAW:
+        return RAW
+    return next((format for format, offset, mark in _MARKS if data.startswith(mark, offset)), None)
+
+
+def format_for(path: Path) -> Format:
+    """What a file of this name is written as.
+
+    Raises:
+        ImageError: when that is no format, or none that can be written here.
+    """
+    format = BY_SUFFIX.get(path.suffix.lower())
+    if format is None or not format.written:
+        raise ImageError(f"{path}: cannot write this format; use one of {names(written=True)}")
+    _need(format, path)
+    return format
+
+
+def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> list[Picture]:
+    """All pictures in a file's content: one, the frames of an animation, or the pages of a TIFF.
+
+    Args:
+        data: the content.
+        name: for the error's message.
+        max_pixels: of all pictures together; None for any number.
+
+    Raises:
+        ImageError: when it is empty, damaged, too large or of no known kind, or holds values that are not finite.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    format = format_of(data, name)
+    if format is None:
+        raise ImageError(f"{name}: not a readable picture (none of {names()})")
+    _need(format, name)
+    try:
+        pictures = import_module(f"moceir.pictures.{format.module}").decode(data, format, max_pixels)
+        for picture in pictures:
+            check_values(picture.pixels)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: not enough memory to decode it") from error
+    except Exception as error:  # each library has its own ways to say that a file is damaged
+        raise ImageError(f"{name}: not a readable picture ({format.name}: {error})") from error
+    return pictures
+
+
+def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = None) -> tuple[bytes, list[str]]:
+    """A file's content, and what of the pictures it does not hold.
+
+    Args:
+        pictures: one, or as many as the format takes, in types that it takes (see :func:`fit`).
+        path: what the file will be called; its suffix decides the format.
+        quality: 1 to 100, of JPEG, WebP and AVIF; None for 95 or, of WebP, no loss.
+
+    Raises:
+        ImageError: when the suffix is no format, or the format cannot hold the pictures.
+    """
+    format = format_for(path)
+    check_count(len(pictures), format, path)
+    pictures = [replace(picture, pixels=np.ascontiguousarray(picture.pixels)) for picture in pictures]
+    try:
+        return import_module(f"moceir.pictures.{format.module}").encode(pictures, format, quality)
+    except Exception as error:
+        raise ImageError(f"{path}: could not be encoded as {format.name} ({error})") from error
+
+
+def fit(picture: Picture, format: Format) -> Picture:
+    """The picture with the depth and the transparency that a format can hold; what is lost is among its warnings.
+
+    The pixels are not converted: whoever computes new ones rounds once, to the new depth.
+    """
+    depths = [np.dtype(depth) for depth in format.depths.split()]
+    if picture.depth not in depths:
+        depth = max(depths, key=lambda depth: depth.itemsize * (depth.kind == "u"))
+        lost = (f"{picture.depth} became {depth}, as {format.name} holds",)
+        alpha = None if picture.alpha is None else convert(picture.alpha, depth)
+        picture = replace(picture, alpha=alpha, depth=depth, bits=depth.itemsize * 8, warnings=picture.warnings + lost)
+    if format is not TIFF and picture.alpha_kind != "straight":
+        if picture.alpha_kind == "unspecified":
+            noted = (*picture.warnings, "an unspecified channel became transparency")
+            picture = replace(picture, warnings=noted)
+        picture = replace(picture, alpha_kind="straight")
+    if picture.alpha is not None and not format.alpha:
+        picture = replace(
+            picture, alpha=None, warnings=(*picture.warnings, f"transparency is lost, as {format.name} has none")
+        )
+    return picture
+
+
+def check_count(count: int, format: Format, path: Path) -> None:
+    """Raise ImageError when a file cannot hold so many pictures."""
+    if count > 1 and not format.frames:
+        raise ImageError(f"{path}: {format.name} holds one picture, not {count}; use TIFF, PNG, WebP or GIF")
+
+
+def check_size(height: int, width: int, frames: int, max_pixels: int | None) -> None:
+    """Raise ImageError when a file's header promises too much, or nothing."""
+    pixels = height * width * frames
+    if not pixels:
+        raise ImageError(f"not a readable picture: {width}×{height} pixels")
+    if max_pixels is not None and pixels > max_pixels:
+        raise ImageError(f"{pixels:,} pixels; --max-pixels allows {max_pixels:,}, and 0 any number")
+
+
+def check_values(pixels: np.ndarray) -> None:
+    """Raise ImageError when floats are not finite, or not from 0 to 1."""
+    if pixels.dtype.kind == "f":
+        low, high = pixels.min(), pixels.max()  # NaN when one is
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ImageError("holds values that are not finite (NaN or infinity); replace them first")
+        if low < 0 or high > 1:
+            raise ImageError(f"holds values from {low:.4g} to {high:.4g}; scale them to 0 to 1 first")
+
+
+def _need(format: Format, name: object) -> None:
+    if not format.available:
+        raise ImageError(f"{name}: {format.name} needs {format.package}: pip install 'moceir[{format.extra}]'")

@@ -1,0 +1,111 @@
+"""JPEG 2000 in its JP2 files (ISO 15444-1, annex I), by imagecodecs; what is around the codestream is in boxes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import imagecodecs
+import numpy as np
+
+from moceir.pictures.formats import Format, check_size
+from moceir.pictures.picture import ImageError, Metadata, Picture, upright, widen
+
+_INCH = 0.0254
+_EXIF = b"JpgTiffExif->JP2"
+_XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_ENUMERATED, _RESTRICTED_PROFILE = 1, 2
+_SRGB, _GREY = struct.pack(">I", 16), struct.pack(">I", 17)
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each box."""
+    place = 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        head = 8
+        if length == 1 and place + 16 <= len(data):
+            (length,), head = struct.unpack_from(">Q", data, place + 8), 16
+        end = place + length if length else len(data)
+        if end < place + head:
+            raise ValueError("a broken box")
+        yield kind, data[place + head : end]
+        place = end
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", len(content) + 8, kind) + content
+
+
+def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
+    """The one picture."""
+    boxes = list(_boxes(data))
+    header = dict(_boxes(next(content for kind, content in boxes if kind == b"jp2h")))
+    height, width, _, depth = struct.unpack_from(">IIHB", header[b"ihdr"])
+    check_size(height, width, 1, max_pixels)
+    colour = header.get(b"colr", b"\1")
+    if b"pclr" in header or (colour[0] == _ENUMERATED and colour[3:7] not in (_SRGB, _GREY)):
+        raise ImageError("a JPEG 2000 of indexed colours or of another colour space than RGB or grey; convert it first")
+    # Without the boxes around it, because with them the decoder would apply the profile, in 8 bits.
+    values = imagecodecs.jpeg2k_decode(next(content for kind, content in boxes if kind == b"jp2c"))
+    if values.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"values of type {values.dtype}")
+    bits = depth + 1 if depth < 16 else values.dtype.itemsize * 8
+    values = widen(values, max(bits, 8) if values.dtype == np.uint8 and bits > 8 else bits)
+    alpha = None
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(values[..., -1])
+        values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
+    blocks = {content[:16]: content[16:] for kind, content in boxes if kind == b"uuid"}
+    about = Metadata(
+        exif=blocks.get(_EXIF),
+        xmp=blocks.get(_XMP),
+        profile=colour[3:] if colour[0] == _RESTRICTED_PROFILE else None,
+        resolution=_resolution(dict(_boxes(header.get(b"res ", b"")))),
+    )
+    pixels = np.ascontiguousarray(values)
+    return [upright(Picture(pixels=pixels, alpha=alpha, depth=values.dtype, bits=bits, metadata=about))]
+
+
+def _resolution(boxes: dict[bytes, bytes]) -> tuple[float, float] | None:
+    """Pixels per inch of the resolution to show, or else to capture, a picture at; the boxes have them per metre."""
+    box = boxes.get(b"resd", boxes.get(b"resc"))
+    if box is None:
+        return None
+    down, down_unit, across, across_unit, down_power, across_power = struct.unpack(">HHHHbb", box)
+    if not (down and down_unit and across and across_unit):
+        return None
+    return across / across_unit * 10.0**across_power * _INCH, down / down_unit * 10.0**down_power * _INCH
+
+
+def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
+    """A file without loss."""
+    (picture,) = pictures
+    about = picture.metadata
+    values = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    data = bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2", reversible=True))
+    colours = values.shape[2] if values.ndim == 3 else 1
+    header = b""
+    for kind, content in _boxes(next(content for kind, content in _boxes(data) if kind == b"jp2h")):
+        if kind == b"colr" and about.profile:
+            content = struct.pack(">BBB", _RESTRICTED_PROFILE, 0, 0) + about.profile
+        if kind == b"colr" and not about.profile:
+            content = struct.pack(">BBB", _ENUMERATED, 0, 0) + (_SRGB if picture.pixels.ndim == 3 else _GREY)
+        header += _box(kind, content)
+    if picture.alpha is not None:
+        rows = [(index, 0, index + 1) for index in range(colours - 1)] + [(colours - 1, 1, 0)]
+        header += _box(b"cdef", struct.pack(">H", colours) + b"".join(struct.pack(">HHH", *row) for row in rows))
+    if about.resolution:
+        across, down = (round(dots / _INCH) for dots in about.resolution)
+        header += _box(b"res ", _box(b"resd", struct.pack(">HHHHbb", *_sixteen(down), *_sixteen(across), 0, 0)))
+    file = b"".join(
+        _box(kind, header if kind == b"jp2h" else content) for kind, content in _boxes(data) if kind != b"cdef"
+    )
+    for name, block in ((_EXIF, about.exif), (_XMP, about.xmp)):
+        file += _box(b"uuid", name + block) if block else b""
+    return file, []
+
+
+def _sixteen(number: int) -> tuple[int, int]:
+    """A fraction of 16-bit numbers."""
+    return (number, 1) if number < 65536 else (65535, max(1, round(65535 / number)))

@@ -1,0 +1,126 @@
+"""A decoded picture, and what its file says beside the pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from moceir.pictures import exif
+
+AlphaKind = Literal["straight", "premultiplied", "unspecified"]
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a picture, or a picture that cannot be written; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a file says beside the pixels, as bytes in their standard forms."""
+
+    exif: bytes | None = None
+    """A TIFF structure, as in the Exif standard, without the prefix that JPEG files give it."""
+    xmp: bytes | None = None
+    profile: bytes | None = None
+    """The ICC profile of the pixels' values."""
+    resolution: tuple[float, float] | None = None
+    """Pixels per inch, across and down."""
+    native: tuple[tuple[str, object], ...] = ()
+    """(format, block): what only a file of the same format can hold, in its own form."""
+
+    def blocks(self, format: str) -> list:
+        """The native blocks of one format."""
+        return [block for name, block in self.native if name == format]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture: all of a file, a frame of an animation, or a page of a TIFF; upright, whatever its orientation was.
+
+    The values are the file's own, in the colour space of its profile (see docs/decisions/013).
+    """
+
+    pixels: np.ndarray
+    """(H, W) grey or (H, W, 3) RGB; uint8, uint16, or float32 or float64 in [0, 1]."""
+    alpha: np.ndarray | None = None
+    """(H, W), transparency in the type ``depth``."""
+    alpha_kind: AlphaKind = "straight"
+    """How the file relates colours to alpha; ``pixels`` are never premultiplied. Unspecified: any channel of a TIFF."""
+    depth: np.dtype
+    """The type of the file's values: that of ``pixels``, but for premultiplied colours, which are float32 here."""
+    bits: int
+    """Bits of the file's values: 10 and 12 are scaled to 16 here, 1 to 4 to 8."""
+    metadata: Metadata = Metadata()
+    duration: float | None = None
+    """Of a frame, in milliseconds."""
+    loop: int | None = None
+    """How often an animation is shown; 0 is for ever, None once."""
+    warnings: tuple[str, ...] = ()
+    """What of the file is not in here, one phrase each."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+def highest(dtype: np.dtype) -> int:
+    """The value that stands for white: 255, 65535, or 1 of floats."""
+    return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
+
+
+def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in another type, scaled and rounded to nearest; the same array when it has that type."""
+    if values.dtype == dtype:
+        return values
+    if values.dtype == np.uint8 and dtype == np.uint16:
+        return values.astype(np.uint16) * 257  # exact
+    exact = values.astype(np.float64 if dtype.itemsize > 2 else np.float32) / highest(values.dtype)
+    if dtype.kind == "f":
+        return exact.astype(dtype)
+    return np.rint(exact.clip(0, 1) * highest(dtype)).astype(dtype)
+
+
+def widen(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers of so many bits, scaled to the 8 or 16 of their type."""
+    white = highest(values.dtype)
+    return values if white == 2**bits - 1 else np.rint(values * (white / (2**bits - 1))).astype(values.dtype)
+
+
+def turn(values: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, …) as the Exif orientation, 1 to 8, says it is to be shown."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
+
+
+def upright(picture: Picture, orientation: int | None = None) -> Picture:
+    """Apply the orientation, and reset it in the metadata.
+
+    Args:
+        orientation: what the format says; None for what the Exif block says.
+    """
+    about = picture.metadata
+    if orientation is None:
+        orientation = exif.orientation(about.exif) if about.exif else 1
+    about = replace(
+        about,
+        exif=exif.upright(about.exif, turned=orientation >= 5) if about.exif else None,
+        xmp=exif.upright_xmp(about.xmp) if about.xmp else None,
+        resolution=about.resolution[::-1] if about.resolution and orientation >= 5 else about.resolution,
+    )
+    if orientation == 1:
+        return replace(picture, metadata=about)
+    return replace(
+        picture,
+        pixels=turn(picture.pixels, orientation),
+        alpha=None if picture.alpha is None else turn(picture.alpha, orientation),
+        metadata=about,
+    )

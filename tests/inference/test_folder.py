@@ -1,0 +1,254 @@
+"""Which files, into which; and that a run over many goes on whatever happens to it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+import torch
+
+from moceir import MoCEIR, Restorer
+from moceir.inference.folder import Job, Journal, fingerprint, plan, restore_all
+from moceir.inference.restore import Report
+from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.files import remove_leftovers, replacing
+from moceir.pictures.picture import ImageError
+
+
+@pytest.fixture
+def album(tmp_path: Path, photograph: np.ndarray) -> Path:
+    for name in ("a.png", "deep/b.jpg", "deep/er/c.bmp", ".hidden/d.png"):
+        write_image(tmp_path / "album" / name, photograph)
+    (tmp_path / "album" / "notes.txt").write_text("no picture")
+    return tmp_path / "album"
+
+
+def targets(output: Path, *inputs: object, **options: str) -> list[str]:
+    return [job.target.relative_to(output).as_posix() for job in plan(map(str, inputs), output, **options).jobs]
+
+
+def test_folders_keep_their_layout(album: Path, tmp_path: Path) -> None:
+    assert targets(tmp_path / "out", album) == ["a.png", "deep/b.jpg", "deep/er/c.bmp"]
+    assert targets(tmp_path / "out", album, format=".png") == ["a.png", "deep/b.png", "deep/er/c.png"]
+
+
+def test_globs_keep_the_layout_below_their_first_folder(album: Path, tmp_path: Path) -> None:
+    assert targets(tmp_path / "out", album / "**" / "*.jpg") == ["deep/b.jpg"]
+    assert targets(tmp_path / "out", album / "d*" / "*.jpg") == ["deep/b.jpg"]
+    assert targets(tmp_path / "out", album / "deep" / "*") == ["b.jpg"]
+
+
+def test_one_file_may_be_given_a_name(album: Path, tmp_path: Path) -> None:
+    assert plan([str(album / "a.png")], tmp_path / "better.jpg").jobs[0].target == tmp_path / "better.jpg"
+    assert targets(tmp_path / "out", album / "a.png") == ["a.png"]
+
+
+def test_output_inside_the_input_is_not_restored_again(album: Path) -> None:
+    write_image(album / "restored" / "a.png", read_image(album / "a.png"))
+    assert targets(album / "restored", album) == ["a.png", "deep/b.jpg", "deep/er/c.bmp"]
+
+
+def test_plans_that_would_lose_pictures_are_refused(album: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would be written over"):
+        plan([str(album)], album)
+    with pytest.raises(ValueError, match="would be written over"):  # one input's target is another's source
+        plan([str(album / "deep"), str(album / "deep" / "er")], album / "deep")
+    with pytest.raises(ValueError, match="the name of a picture"):
+        plan([str(album)], tmp_path / "one.png")
+    with pytest.raises(ValueError, match="its format is not"):
+        plan([str(album / "a.png")], tmp_path / "one.jpg", format=".png")
+    write_image(tmp_path / "a.png", read_image(album / "a.png"))
+    with pytest.raises(ValueError, match="would both be written to"):
+        plan([str(album / "a.png"), str(tmp_path / "a.png")], tmp_path / "out")
+    with pytest.raises(ValueError, match="absent: no such file"):
+        plan([str(tmp_path / "absent")], tmp_path / "out")
+
+
+def test_other_names_and_places(album: Path, tmp_path: Path) -> None:
+    assert targets(album, album / "deep" / "b.jpg") == ["b.jpg"]
+    beside = plan([str(album)], None, suffix="_restored").jobs
+    assert [job.target.relative_to(album).as_posix() for job in beside][:2] == ["a_restored.png", "deep/b_restored.jpg"]
+    in_place = plan([str(album)], None, in_place=True).jobs
+    assert all(job.source == job.target for job in in_place)
+    with pytest.raises(ValueError, match="say where to"):
+        plan([str(album)], None)
+    with pytest.raises(ValueError, match="--in-place goes with neither"):
+        plan([str(album)], tmp_path, in_place=True)
+
+
+def test_what_is_no_picture_is_told(album: Path, tmp_path: Path) -> None:
+    (album / "elsewhere").symlink_to(album, target_is_directory=True)
+    planned = plan([str(album)], tmp_path / "out")
+    assert [path.name for path in planned.left_out] == ["elsewhere", "notes.txt"]
+    assert len(planned.jobs) == 3
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may look into any folder")
+def test_folders_that_cannot_be_looked_into_are_named(album: Path, tmp_path: Path) -> None:
+    (album / "deep").chmod(0)
+    try:
+        planned = plan([str(album)], tmp_path / "out")
+    finally:
+        (album / "deep").chmod(0o755)
+    assert planned.unreadable == [f"{album / 'deep'}: could not be looked into (Permission denied)"]
+
+
+def report() -> Report:
+    return Report(1, 1, 1, "uint8", [[0]], 1.0, 0.0, [])
+
+
+def test_the_others_are_restored_whatever_becomes_of_one(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(4)]
+
+    def restore(job: Job, stop: Event) -> Report:
+        if job is jobs[1]:
+            raise ImageError("broken")
+        if job is jobs[2]:
+            raise AssertionError("a fault of ours")
+        return report()
+
+    outcomes = {job.source.name: str(outcome) for job, outcome in restore_all(restore, jobs, workers=2)}
+    assert len(outcomes) == 4
+    assert outcomes["1.png"] == "broken"
+    assert outcomes["2.png"] == f"{tmp_path / '2.png'}: AssertionError: a fault of ours"
+
+
+def test_ending_early_stops_what_is_at_work(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(50)]
+    begun = []
+
+    def restore(job: Job, stop: Event) -> Report:
+        begun.append(job)
+        if job is not jobs[0] and not stop.wait(timeout=60):
+            raise AssertionError("was not stopped")
+        return report()
+
+    for _ in restore_all(restore, jobs, workers=2):
+        break
+    assert len(begun) <= 3
+
+
+def test_pictures_that_need_too_much_memory_are_named(
+    photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = Restorer(MoCEIR())
+
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(restorer, "run", exhausted)
+    write_image(tmp_path / "a.png", photograph)
+    with pytest.raises(ImageError, match=r"a\.png: could not be restored \(.*Cannot allocate memory\)"):
+        restorer.restore_file(tmp_path / "a.png", tmp_path / "out" / "a.png")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_cannot_be_written_is_found_before_computing(
+    photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = Restorer(MoCEIR())
+
+    def computed(*arguments: object, **options: object) -> None:
+        pytest.fail("computed")
+
+    monkeypatch.setattr(restorer, "run", computed)
+    write_image(tmp_path / "a.png", photograph)
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match=r"file/b\.png: could not be written \((File exists|Not a directory)\)"):
+        restorer.restore_file(tmp_path / "a.png", tmp_path / "file" / "b.png")
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ImageError, match=r"b\.png: could not be written \(No space left on device\)"):
+        restorer.restore_file(tmp_path / "a.png", tmp_path / "out" / "b.png")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_strange_files(photograph: np.ndarray, tmp_path: Path) -> None:
+    restorer = Restorer(MoCEIR())
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "folder.png").mkdir()
+    for name, message in {
+        "pipe.png": "not a file but a folder, a pipe or a device",
+        "loop.png": "could not be read",
+        "folder.png": "could not be read|not a file",
+        "gone.png": "could not be read",
+    }.items():
+        with pytest.raises(ImageError, match=f"{name}: {message}"):
+            restorer.restore_file(tmp_path / name, tmp_path / "out" / name)
+    with pytest.raises(ImageError, match="/dev/zero: not a file"):
+        restorer.restore_file(Path("/dev/zero"), tmp_path / "out" / "a.png")
+    longest = "ä" * 125 + "b.png"  # 255 bytes
+    write_image(tmp_path / longest, photograph)
+    restorer.restore_file(tmp_path / longest, tmp_path / "out" / longest)
+    assert np.array_equal(read_image(tmp_path / "out" / longest), photograph)
+
+
+def test_in_place_keeps_links_and_permissions(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "real" / "a.png", photograph)
+    (tmp_path / "real" / "a.png").chmod(0o640)
+    (tmp_path / "link.png").symlink_to(tmp_path / "real" / "a.png")
+    before = (tmp_path / "real" / "a.png").stat().st_ino
+    Restorer(MoCEIR()).restore_file(tmp_path / "link.png", tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    after = (tmp_path / "real" / "a.png").stat()
+    assert after.st_mode & 0o777 == 0o640
+    assert after.st_ino != before
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["a.png"]
+
+
+def test_leftovers_are_removed_but_not_those_of_a_run_at_work(tmp_path: Path) -> None:
+    (tmp_path / ".moceir-0123456789abcdef.part").write_bytes(b"of a run that was killed")
+    with replacing(tmp_path / "a.png") as file:
+        file.write(b"of a run at work")
+        remove_leftovers(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "a.png").read_bytes() == b"of a run at work"
+
+
+def test_a_journal_knows_what_is_done(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(4)]
+    for job in jobs:
+        job.source.write_bytes(b"source")
+    with suppress(KeyboardInterrupt), Journal(jobs, "settings") as journal:
+        assert not any(journal.done(job) for job in jobs)
+        with pytest.raises(ValueError, match="another run restores into it"):
+            Journal(jobs, "settings")
+        for job in jobs[:3]:
+            journal.note(job, hashlib.sha256(b"restored").hexdigest())
+        for job in jobs[:2]:  # the third was killed before it was written
+            job.target.write_bytes(b"restored")
+        raise KeyboardInterrupt
+    with (tmp_path / "out" / Journal.NAME).open("a") as file:
+        file.write('{"target": "half a li')
+    jobs[1].source.write_bytes(b"another source")
+    with Journal(jobs, "settings") as journal:
+        assert [journal.done(job) for job in jobs] == [True, False, False, False]
+    assert not (tmp_path / "out" / Journal.NAME).exists()  # the run is through
+    with Journal(jobs, "settings") as journal:
+        assert not any(journal.done(job) for job in jobs)
+
+
+def test_other_settings_begin_anew(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / "a.png", tmp_path / "out" / "a.png")] * 2
+    (tmp_path / "a.png").write_bytes(b"source")
+    with suppress(KeyboardInterrupt), Journal(jobs, "settings") as journal:
+        journal.note(jobs[0], hashlib.sha256(b"restored").hexdigest())
+        jobs[0].target.write_bytes(b"restored")
+        raise KeyboardInterrupt
+    with Journal(jobs, "others") as journal:
+        assert not journal.done(jobs[0])
+    network = MoCEIR()
+    before = fingerprint(network, 30.0)
+    assert before != fingerprint(network, 28.0)
+    with torch.no_grad():
+        network.output.weight += 1
+    assert before != fingerprint(network, 30.0)

@@ -1,0 +1,114 @@
+"""A clip with sound, of uneven frame times, through a network that changes nothing."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+
+from moceir import MoCEIR, Restorer
+from moceir.inference.restore import Stopped
+from moceir.inference.video import restore_video
+from moceir.pictures.picture import ImageError
+
+av = pytest.importorskip("av", reason="needs PyAV: pip install 'moceir[video]'")
+
+
+def make_clip(path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p") -> None:
+    """A pattern that moves, at times of uneven steps, and noise to hear; another pattern from frame ``cut`` on."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:48, 0:64]
+    with av.open(str(path), "w") as clip:
+        video = clip.add_stream("libx264", rate=30, options={"crf": "12"})
+        video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
+        video.time_base = video.codec_context.time_base = Fraction(1, 90)
+        sound = clip.add_stream("aac", rate=48000, layout="stereo")
+        for index, time in enumerate(np.cumsum(rng.integers(1, 5, frames))):
+            values = [columns * 2 + index, rows * 3, rows + columns + index]
+            picture = np.stack([value % 256 for value in values], axis=-1).astype(np.uint8)
+            if cut is not None and index >= cut:
+                picture = 255 - picture // 4
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = int(time), Fraction(1, 90)
+            clip.mux(video.encode(frame))
+        for index in range(40):
+            noise = rng.normal(0, 0.1, (2, 1024)).astype(np.float32)
+            part = av.AudioFrame.from_ndarray(noise, format="fltp", layout="stereo")
+            part.sample_rate, part.pts, part.time_base = 48000, 1024 * index, Fraction(1, 48000)
+            clip.mux(sound.encode(part))
+        clip.mux(video.encode())
+        clip.mux(sound.encode())
+
+
+def read(path: Path) -> tuple[list[float], np.ndarray, list[tuple[float, bytes]]]:
+    """Times and pixels of the frames; times and contents of the packets of sound."""
+    with av.open(str(path)) as clip:
+        frames = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
+    with av.open(str(path)) as clip:
+        packets = [
+            (float(packet.pts * packet.time_base), bytes(packet))
+            for packet in clip.demux(audio=0)
+            if packet.dts is not None
+        ]
+    return [time for time, _ in frames], np.stack([pixels for _, pixels in frames]), packets
+
+
+@pytest.fixture(scope="module")
+def identity() -> Restorer:
+    network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
+    return Restorer(network, mac_budget=None)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_times_and_sound_are_kept(identity: Restorer, tmp_path: Path, suffix: str) -> None:
+    make_clip(tmp_path / f"in{suffix}")
+    shares: list[float] = []
+    report = restore_video(identity, tmp_path / f"in{suffix}", tmp_path / "out" / f"a{suffix}", seen=shares.append)
+    assert (report.height, report.width, report.frames) == (48, 64, 30)
+    before, after = read(tmp_path / f"in{suffix}"), read(tmp_path / "out" / f"a{suffix}")
+    assert after[0] == before[0]
+    assert after[2] == before[2]
+    assert -10 * np.log10(np.mean((after[1] / 255 - before[1] / 255) ** 2)) > 38
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.9
+
+
+def test_ten_bits_stay_ten_bits(identity: Restorer, tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mp4", pix_fmt="yuv420p10le", frames=5)
+    assert restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4").depth == "uint16"
+    with av.open(str(tmp_path / "out.mp4")) as clip:
+        assert clip.streams.video[0].pix_fmt == "yuv420p10le"
+
+
+def test_a_shot_has_one_route(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_clip(tmp_path / "in.mp4", frames=12, cut=7)
+    asked = []
+    run = identity.run
+
+    def watched(*arguments: object, experts: object = None, **options: object) -> object:
+        asked.append(experts is None)
+        return run(*arguments, experts=experts, **options)
+
+    monkeypatch.setattr(identity, "run", watched)
+    restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert [index for index, free in enumerate(asked) if free] == [0, 7]
+
+
+def test_what_is_stopped_or_broken_leaves_nothing(identity: Restorer, tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mp4")
+    stop = Event()
+    with pytest.raises(Stopped):
+        restore_video(
+            identity,
+            tmp_path / "in.mp4",
+            tmp_path / "out" / "a.mp4",
+            stop=stop,
+            seen=lambda share: stop.set() if share > 0.5 else None,
+        )
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ImageError, match=r"text\.mp4: not a readable video"):
+        restore_video(identity, tmp_path / "text.mp4", tmp_path / "out" / "b.mp4")
+    assert not list((tmp_path / "out").iterdir())
