@@ -20,20 +20,30 @@ class Readable(Protocol):
 
 
 class Rows:
-    """How a map is cut: into strips of equally many rows, the last one smaller.
+    """How a map is cut: into strips of equally many rows, but for the last one.
+
+    No strip is so small that what is read around another goes beyond it: a halo is whole, or there is none because the
+    map ends there.
 
     Args:
         height: of the map.
-        size: rows of a strip.
+        size: rows of a strip, at least ``least``.
+        least: rows that the last strip has at least, if there are several.
     """
 
-    def __init__(self, height: int, size: int) -> None:
+    def __init__(self, height: int, size: int, least: int) -> None:
         self.height = height
         self.size = size
+        self.count = max(1, height // size + (height % size >= least))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """First row of each strip, and the row behind its last."""
-        return ((top, min(self.height, top + self.size)) for top in range(0, self.height, self.size))
+        tops = [index * self.size for index in range(self.count)]
+        return zip(tops, [*tops[1:], self.height], strict=True)
+
+    def strip(self, row: int) -> int:
+        """The number of the strip that a row lies in."""
+        return min(row // self.size, self.count - 1)
 
     def grown(self, top: int, bottom: int, reach: int) -> tuple[int, int, Halo]:
         """A strip with as many rows around it as ``reach`` and the map allow."""
@@ -50,19 +60,17 @@ class Map:
 
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows ``top`` to ``bottom``; a view where they lie in one strip."""
-        size = self.rows.size
         pieces = []
-        for index in range(top // size, -(-bottom // size)):
-            strip = self.strips[index]
+        for index in range(self.rows.strip(top), self.rows.strip(bottom - 1) + 1):
+            strip, start = self.strips[index], index * self.rows.size
             if strip is None:
-                raise ValueError(f"row {index * size} was let go")
-            start = index * size
+                raise ValueError(f"row {start} was let go")
             pieces.append(strip[:, :, max(0, top - start) : bottom - start])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
     def let_go(self, top: int) -> None:
         """Forget strips that lie above a row."""
-        for index in range(min(len(self.strips), max(0, top) // self.rows.size)):
+        for index in range(min(len(self.strips), self.rows.strip(max(0, top)))):
             self.strips[index] = None
 
 

@@ -161,12 +161,19 @@ class Engine:
     def _levels(self, height: int, width: int) -> list[Rows]:
         """How each level's map is cut."""
         alignments = [2] * (len(self.network.down) + 1)  # halving takes pairs of rows
+        farthest, before_halving, halved = 1, 0, False
         for part in self.network.parts():
+            reach = _reach(part.module)
+            farthest = max(farthest, reach)
             if isinstance(part.module, Block):
                 alignments[part.level] = math.lcm(alignments[part.level], part.module.alignment)
+                farthest = max(farthest, *part.module.reaches)
+            halved = halved or part.kind == "down"
+            before_halving += 0 if halved else reach  # what computing the first skip twice takes
+        least = max(farthest, before_halving)
         height, width = padded_size(len(self.network.down), (height, width))
         return [
-            Rows(height >> level, _strip_rows(height >> level, width, alignment))
+            Rows(height >> level, _strip_rows(height >> level, width, alignment, least), least)
             for level, alignment in enumerate(alignments)
         ]
 
@@ -269,10 +276,10 @@ def _reach(module: nn.Module) -> int:
     return cast(int, getattr(module, "reach", 0))
 
 
-def _strip_rows(height: int, width: int, alignment: int) -> int:
+def _strip_rows(height: int, width: int, alignment: int, least: int) -> int:
     """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
     strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2))
-    return max(1, round(height / strips / alignment)) * alignment
+    return max(-(-least // alignment), round(height / strips / alignment)) * alignment
 
 
 class _Picture:

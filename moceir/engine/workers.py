@@ -19,16 +19,16 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """Cores this process may use: by affinity, and by the quota of its control group, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(Path("/sys/fs/cgroup"))
-    return max(1, affinity if quota is None else min(affinity, quota))
+    limit = quota(Path("/sys/fs/cgroup"))
+    return max(1, affinity if limit is None else min(affinity, limit))
 
 
-def _quota(root: Path) -> int | None:
+def quota(root: Path) -> int | None:
     """Cores by quota, as control groups of version 2 or 1 state it; None for no limit."""
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
-            quota, period = " ".join((root / file).read_text() for file in files).split()
-            return None if quota in ("max", "-1") else -(-int(quota) // int(period))
+            limit, period = " ".join((root / file).read_text() for file in files).split()
+            return None if limit in ("max", "-1") else -(-int(limit) // int(period))
         except (OSError, ValueError):
             continue
     return None

@@ -1,34 +1,44 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import pictures
-from torch.utils.flop_counter import FlopCounterMode
+from conftest import pictures, randomise
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from moceir import MoCEIR, load_pretrained
+from moceir import MoCEIR, NAFNet, load_pretrained
+from moceir.complexity import count_macs
 from moceir.data.samples import sample_photograph
 from moceir.engine import schedule as engine_module
 from moceir.engine.schedule import Engine
+from moceir.engine.workers import available_cores, quota
 from moceir.inference.weights import rename_published
-from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL
+from moceir.networks.layers import Convolution
+from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
+from moceir.networks.strips import Block, Strip, Sums
+from moceir.networks.unet import UNet
 from moceir.pictures.arrays import read_image
 
 Make = Callable[..., MoCEIR]
+Size = Sequence[int]
 
 SMALL = {"num_blocks": (1, 1, 1), "num_decoder_blocks": (1, 2), "num_heads": (1, 2, 4), "num_refinement_blocks": 1}
 
 
 @pytest.fixture
-def many_regions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regions so small that small pictures have several of them."""
-    monkeypatch.setattr(engine_module, "REGION_SIZE", 1)
+def many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips so small that small pictures have several of them."""
+    monkeypatch.setattr(engine_module, "STRIP_PIXELS", 2000)
 
 
-def same(network: MoCEIR, x: torch.Tensor, experts: torch.Tensor | None = None, **arguments: object) -> None:
+def same(network: UNet, x: torch.Tensor, experts: torch.Tensor | None = None, **arguments: object) -> None:
     """The engine's pictures and routes are the network's."""
     with torch.inference_mode():
         expected = network.double().restore_and_route(x.double(), experts=experts)
@@ -55,16 +65,96 @@ def test_it_gives_what_the_published_network_gives(reference: Path) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (61, 50), (150, 97), (200, 64)])
 @pytest.mark.parametrize("lean", [False, True])
-@pytest.mark.usefixtures("many_regions")
-def test_any_size_in_any_regions(
+@pytest.mark.usefixtures("many_strips")
+def test_any_size_in_any_strips(
     make_network: Make, size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if lean:
-        monkeypatch.setattr(engine_module, "LEAN_FROM", 0)
-        monkeypatch.setattr(engine_module, "REREAD_FROM", 0)
+        monkeypatch.setattr(engine_module, "COMPUTE_TWICE_FROM", 0)
     network = make_network(**SMALL)
-    assert sum(len(regions) for regions in Engine(network)._levels(200, 64)) > 12
+    assert sum(len(list(rows)) for rows in Engine(network)._levels(200, 64)) > 8
     same(network, pictures(1, *size))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (61, 50), (150, 97)])
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.usefixtures("many_strips")
+def test_the_second_network_in_strips(size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lean:
+        monkeypatch.setattr(engine_module, "COMPUTE_TWICE_FROM", 0)
+    network = randomise(NAFNet(dim=4, num_blocks=(2, 1, 1), num_decoder_blocks=(1, 2))).eval()
+    same(network, pictures(2, *size))
+
+
+@pytest.mark.parametrize("kind", [MoCEIR, NAFNet])
+@pytest.mark.usefixtures("many_strips")
+def test_the_number_of_threads_changes_no_bit(kind: type[UNet]) -> None:
+    network, x = randomise(kind()).eval(), pictures(1, 200, 90)
+    one, *others = (Engine(network, threads=threads).restore_and_route(x).image for threads in (1, 2, 5))
+    assert all(torch.equal(one, other) for other in others)
+
+
+def test_workers_leave_the_settings_of_other_threads_alone() -> None:
+    before = torch.get_num_threads()
+    engine = Engine(MoCEIR(**SMALL), threads=2)
+    assert set(engine.workers.map(lambda _: torch.get_num_threads(), range(8))) == {1}
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_a_quota_of_a_control_group_limits_the_cores(files: dict[str, str], cores: int | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert quota(tmp_path) == cores
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+class LocalContrast(Block):
+    """The third network's block: it adds what a 3×3 finds, as strong as the picture is on average."""
+
+    reaches = (0, 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.find = Convolution(6, 6, kernel_size=3, padding=1)
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
+        return Sums((strip.halo.crop(strip.x).sum(dim=(1, 2, 3)), torch.tensor(float(strip.x[0].numel())))), None
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        total, count = known[0]
+        return strip.halo.crop(strip.x) + (total / count).float()[:, None, None, None] * self.find(strip.x, strip.halo)
+
+
+class Third(UNet):
+    """A third network, to see that nothing depends on there being two."""
+
+    config: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.output = (Convolution(i, o, kernel_size=3, padding=1) for i, o in ((3, 6), (6, 3)))
+        self.encoder = self.down = self.up = self.fuse = self.decoder = torch.nn.ModuleList()
+        self.latent, self.refinement = torch.nn.ModuleList([LocalContrast()]), torch.nn.ModuleList([LocalContrast()])
+
+
+@pytest.mark.usefixtures("many_strips")
+def test_a_third_network_needs_nothing_but_its_own_class() -> None:
+    network = Third().eval()
+    same(network, pictures(2, 101, 60))
+    assert network.route_costs.experts == ()
+    assert count_macs(network).totals()["maximum"].conv_matmul == network.route_costs.base
 
 
 @pytest.mark.parametrize(
@@ -78,12 +168,12 @@ def test_any_size_in_any_regions(
         {"dim": 6, "num_heads": (1, 2, 3)},
     ],
 )
-@pytest.mark.usefixtures("many_regions")
+@pytest.mark.usefixtures("many_strips")
 def test_every_kind_of_network(make_network: Make, arguments: dict[str, object]) -> None:
     same(make_network(**{**SMALL, **arguments}), pictures(2, 100, 70))
 
 
-@pytest.mark.usefixtures("many_regions")
+@pytest.mark.usefixtures("many_strips")
 def test_every_expert_and_a_batch_of_different_ones(make_network: Make) -> None:
     network = make_network(**SMALL)
     experts = torch.stack([torch.arange(4), torch.arange(4).flip(0), torch.tensor([2, 0, 3, 1])])[..., None]
@@ -97,34 +187,37 @@ def test_real_photographs_with_the_shipped_weights() -> None:
     same(network, noisy)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_experts": 3, "topk": 2}, {"expert_kind": "window"}])
-@pytest.mark.parametrize(("size", "lean"), [((96, 104), False), ((150, 97), False), ((150, 97), True)])
-@pytest.mark.usefixtures("many_regions")
-def test_its_costs_are_what_torch_counts(
-    make_network: Make, arguments: dict[str, object], size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if lean:
-        monkeypatch.setattr(engine_module, "LEAN_FROM", 0)
-        monkeypatch.setattr(engine_module, "REREAD_FROM", 0)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # its fused operations are not counted
-    network = make_network(**SMALL, **arguments)
-    engine = Engine(network)
-    experts = torch.stack([torch.randperm(network.num_experts)[: network.topk] for _ in range(3)])[:, None]
-    with FlopCounterMode(display=False) as counter:
-        engine.restore_and_route(pictures(1, *size), experts=experts)
-    costs = engine.costs(size)
-    expected = int(costs.of(experts)[0]) - POST_FILTER_MACS_PER_PIXEL * size[0] * size[1]
-    # Products of weights with each other, once a picture, are not among the costs.
-    assert counter.get_total_flops() / 2 - expected == pytest.approx(0, abs=1.5e6)
-    assert abs(counter.get_total_flops() / 2 - expected) < 0.03 * expected
+@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+def _fused(x: Size, weight: Size, *_: object, out_shape: Size, **__: object) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-def test_it_needs_fewer_multiply_adds_than_the_network() -> None:
+class Inline:
+    """Runs strips in this thread, where they can be counted."""
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        return map(function, items)
+
+
+@pytest.mark.parametrize("expert", [0, 3])
+def test_what_runs_costs_no_more_than_the_network(expert: int) -> None:
+    """Folds save more than the rows that neighbouring strips both compute; counted by torch, at the reference size."""
     network = MoCEIR()
-    folded, plain = Engine(network).route_costs, network.route_costs
-    for expert in range(4):
-        route = torch.full((7, 1, 1), expert)
-        assert folded.of(route) < 0.97 * plain.of(route)
+    engine = Engine(network)
+    engine.workers = Inline()  # type: ignore[assignment]
+    experts = torch.full((7, 1, 1), expert)
+    with FlopCounterMode(display=False) as counter:
+        engine.restore_and_route(torch.zeros(1, 3, *REFERENCE_SIZE), experts=experts)
+    allowed = int(network.route_costs.of(experts)[0]) - POST_FILTER_MACS_PER_PIXEL * math.prod(REFERENCE_SIZE)
+    assert 0.95 * allowed < counter.get_total_flops() / 2 < allowed
+
+
+def test_the_second_network_stays_below_the_limit_with_all_that_runs() -> None:
+    engine = Engine(NAFNet())
+    engine.workers = Inline()  # type: ignore[assignment]
+    with FlopCounterMode(display=False) as counter:
+        engine.restore_and_route(torch.zeros(1, 3, *REFERENCE_SIZE))
+    assert counter.get_total_flops() / 2 + POST_FILTER_MACS_PER_PIXEL * math.prod(REFERENCE_SIZE) < 30e9
 
 
 def test_no_route_exceeds_its_budget(make_network: Make) -> None:
@@ -135,10 +228,12 @@ def test_no_route_exceeds_its_budget(make_network: Make) -> None:
     cheapest = free.route_costs.cheapest(1)
     budget = (dearest + cheapest) / 2e9
     assert cheapest < budget * 1e9 < dearest
-    engine = Engine(network, mac_budget=budget)
+    network.mac_budget = budget
+    engine = Engine(network)
+    assert engine.mac_budget == budget
     assert engine.route_costs.of(_routes(engine, x)).max() <= budget * 1e9
-    with pytest.raises(ValueError, match=r"mac_budget of 1 GMACs: the cheapest route costs 27\.\d+ at 1280×720"):
-        Engine(network, mac_budget=1)
+    with pytest.raises(ValueError, match=r"mac_budget of 1 GMACs: the cheapest route costs 29\.\d+ at 1280×720"):
+        engine.mac_budget = 1
 
 
 def _routes(engine: Engine, x: torch.Tensor) -> torch.Tensor:
