@@ -35,7 +35,7 @@ def test_auxiliary_loss_is_equations_5_to_9() -> None:
 
 def test_gates_are_the_softmax_where_an_expert_is_taken() -> None:
     router = Router(dim=3, frequency_dim=5, topk=2, complexity=torch.tensor([0.2, 0.5, 1.0]))
-    routing = router(torch.rand(4, 3, 6, 6), torch.rand(4, 5), RoutingRules())
+    routing = router(torch.rand(4, 3), torch.rand(4, 5), RoutingRules())
     assert torch.equal(routing.experts, routing.logits.topk(2).indices)
     taken = routing.logits.softmax(dim=1).gather(1, routing.experts)
     torch.testing.assert_close(routing.gates.gather(1, routing.experts), taken)
@@ -44,7 +44,7 @@ def test_gates_are_the_softmax_where_an_expert_is_taken() -> None:
 
 def test_noise_is_scaled_by_the_number_of_experts_and_moves_the_route() -> None:
     router = Router(dim=3, frequency_dim=5, topk=1, complexity=torch.ones(4))
-    x, frequency = torch.rand(1, 3, 6, 6), torch.rand(1, 5)
+    x, frequency = torch.rand(1, 3), torch.rand(1, 5)
     quiet = router(x, frequency, RoutingRules())
     noise = torch.zeros(1, 4)
     noise[0, (quiet.experts + 1) % 4] = 4 * float(quiet.logits.detach().max() - quiet.logits.detach().min()) + 1
@@ -56,6 +56,6 @@ def test_noise_is_scaled_by_the_number_of_experts_and_moves_the_route() -> None:
 def test_forced_experts_are_taken() -> None:
     router = Router(dim=3, frequency_dim=5, topk=1, complexity=torch.ones(4))
     forced = torch.tensor([[3], [0]])
-    routing = router(torch.rand(2, 3, 6, 6), torch.rand(2, 5), RoutingRules(experts=forced))
+    routing = router(torch.rand(2, 3), torch.rand(2, 5), RoutingRules(experts=forced))
     assert torch.equal(routing.experts, forced)
     assert torch.equal(routing.gates > 0, torch.tensor([[0, 0, 0, 1], [1, 0, 0, 0]]).bool())
