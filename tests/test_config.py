@@ -13,13 +13,13 @@ from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from packaging.requirements import Requirement
 
-from moceir import MoCEIR
 from moceir.cli.options import load_sources
 from moceir.config import config_dir
 from moceir.losses.composite import LossBundle
+from moceir.networks.unet import UNet
 
 CHOICES = sorted(
-    f"{path.parent.relative_to(config_dir()).as_posix()}={path.stem}" for path in Path(config_dir()).glob("*/*.yaml")
+    f"{path.parent.relative_to(config_dir()).as_posix()}={path.stem}" for path in Path(config_dir()).glob("*/**/*.yaml")
 )
 # Optional: pip install 'moceir[sweep]'.
 PLUGINS = ("launcher=slurm", "launcher=processes")
@@ -37,7 +37,7 @@ def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypat
                 raise
             pytest.skip(f"needs a plugin of Hydra that is not installed ({error})")
     HydraConfig.instance().set_config(config)
-    assert isinstance(instantiate(config.network), MoCEIR)
+    assert isinstance(instantiate(config.network), UNet)
     assert isinstance(instantiate(config.data), LightningDataModule)
     assert callable(instantiate(config.optimizer))
     assert isinstance(instantiate(config.loss), LossBundle)
