@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--cdncnn", type=Path, required=True, help="CDnCNN-B's weights")
     options = parser.parse_args()
     keep_freed_memory()
-    engine, dncnn = Engine(load_pretrained(), mac_budget=30.0), DnCNN(options.cdncnn)
+    engine, dncnn = Engine(load_pretrained()), DnCNN(options.cdncnn)
+    engine.mac_budget = 30.0
     peers: dict[str, Callable[[Tensor], Tensor]] = {
         "moceir, ≤ 30 G": lambda x: engine.restore_and_route(x).image,
         "CDnCNN-B": dncnn,

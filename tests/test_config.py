@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from lightning import LightningDataModule, Trainer
 from packaging.requirements import Requirement
 
+from moceir import MoCEIR
 from moceir.cli.options import load_sources
 from moceir.config import config_dir
 from moceir.losses.composite import LossBundle
