@@ -14,7 +14,7 @@ from moceir.networks.experts import Expert
 from moceir.networks.layers import ChannelNorm, FeedForward, composed, fold_norm, plus, pointwise, times
 from moceir.networks.routes import Routing, Run
 from moceir.networks.routing import Router
-from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels
 
 
 class EncoderBlock(Block):
@@ -172,8 +172,7 @@ class DecoderBlock(Block):
         halo = strip.halo
         if not known:
             inside = halo.crop(routed)
-            pixels = inside.new_tensor(inside.shape[2] * inside.shape[3])
-            return Sums((*self.shared.gram(shared, halo), inside.sum(dim=(2, 3)), pixels)), None
+            return Sums((*self.shared.gram(shared, halo), inside.sum(dim=(2, 3)), pixels(inside))), None
         mixing, routing = known[0]
         context = self.shared(shared, mixing, halo)
         kept = halo.less(4).crop(context)
@@ -184,10 +183,10 @@ class DecoderBlock(Block):
         """How the shared expert's channels mix, and the route; then how the cross-attention's channels mix."""
         if known:
             return OverlappingGram(sums).mixing(self.cross_attention.temperature)
-        *gram, total, pixels = sums
+        *gram, total, count = sums
         if run.frequency is None:
             raise ValueError("a decoder block routes by the frequency embedding, which must come before it")
-        mean = (total / pixels).to(run.frequency.dtype)
+        mean = (total / count).to(run.frequency.dtype)
         routing = self.moce.router(mean, run.frequency, run.rules(len(mean), mean.device))
         run.routings.append(routing)
         return Gram(gram).mixing(self.shared.temperature), routing

@@ -26,7 +26,7 @@ from moceir.networks.layers import (
     times,
 )
 from moceir.networks.routes import Run
-from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels
 from moceir.networks.unet import UNet
 
 
@@ -59,12 +59,12 @@ class GatedBlock(Block):
         normed = self.norm1(strip.x)
         dim = self.project1.in_channels
         gated = times(*(some_channels(normed, self.expand1, self.mix, i, i + dim, strip.halo) for i in (0, dim)))
-        return Sums((gated.sum(dim=(2, 3), keepdim=True), gated.new_tensor(gated.shape[2] * gated.shape[3]))), gated
+        return Sums((gated.sum(dim=(2, 3), keepdim=True), pixels(gated))), gated
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
         """How much each channel counts, (B, C, 1, 1)."""
-        total, pixels = sums
-        return self.attention((total / pixels).to(self.gain1.dtype))
+        total, count = sums
+        return self.attention((total / count).to(self.gain1.dtype))
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
         """The block's result."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moceir.networks.layers import depthwise
 from moceir.networks.routes import Routing, RoutingRules, Run, select_experts
-from moceir.networks.strips import Block, Strip, Sums
+from moceir.networks.strips import Block, Strip, Sums, pixels
 
 
 def expert_statistics(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
@@ -65,12 +65,12 @@ class FrequencyEmbedding(Block):
     def summarise(self, strip: Strip, known: list[object]) -> tuple[Sums, None]:
         """Of high-pass responses, and of how many there are."""
         high = F.gelu(self.high_pass(strip.x, strip.halo))
-        return Sums((high.sum(dim=(2, 3)), high.new_tensor(high.shape[2] * high.shape[3]))), None
+        return Sums((high.sum(dim=(2, 3)), pixels(high))), None
 
     def conclude(self, sums: Sums, known: list[object], run: Run) -> None:
         """The embedding, (B, d), for the routers."""
-        total, pixels = sums
-        run.frequency = self.mlp((total / pixels).to(self.high_pass.weight.dtype))
+        total, count = sums
+        run.frequency = self.mlp((total / count).to(self.high_pass.weight.dtype))
 
     def update(self, strip: Strip, known: list[object]) -> Tensor:
         """The map as it is."""

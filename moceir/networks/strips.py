@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from moceir.networks.routes import Run
@@ -117,6 +118,11 @@ class Block(nn.Module):
             _, kept = self.summarise(Strip(x, self.look(x), None, outer), known[: self.keeps])
         x = outer.crop(x)
         return self.update(Strip(x, self.look(x), kept, inner), known)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """How many pixels a map (B, C, H, W) has, as one of the sums; a tensor even while the network is traced."""
+    return torch.as_tensor(x.shape[2] * x.shape[3], dtype=x.dtype, device=x.device)
 
 
 def add_up(sums: Iterable[Sums]) -> Sums:

@@ -182,7 +182,7 @@ def test_without_data_the_packaged_photographs_are_used_and_it_says_so(
 
 def test_cosine_schedule_warms_up_and_ends_at_zero() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = cosine_schedule(optimizer, total_steps=100, warmup_steps=10)
+    schedule = cosine_schedule(optimizer, total_steps=100, warmup_steps=10, decay=1.0)
     rates = []
     for _ in range(101):
         rates.append(schedule.get_last_lr()[0])
