@@ -7,7 +7,7 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train release-weights notebook bench bench-data bench-degradations bench-peers soak fuzz \
+.PHONY: help demo test lint format train release-weights notebook bench bench-history bench-data bench-degradations bench-peers soak fuzz \
     constraints clean
 
 help: ## this list
@@ -28,7 +28,7 @@ format: $(READY) ## rewrite the code in the house's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER trainer=gpu"
+train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER"
 	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
 
 release-weights: $(READY) ## train the shipped weights, or go on: make release-weights args="data.root=FOLDER"
@@ -39,8 +39,11 @@ release-weights: $(READY) ## train the shipped weights, or go on: make release-w
 notebook: $(READY) ## run the notebook on routing and keep its figures in docs/images
 	$(BIN)/python notebooks/render.py
 
-bench: $(READY) ## speed and memory of restoring and training, in docs/performance.json, too
+bench: $(READY) ## speed and memory of restoring and training, also into benchmarks/history.jsonl
 	$(BIN)/python benchmarks/speed.py $(args)
+
+bench-history: $(READY) ## plot how the ratios of benchmarks/history.jsonl went
+	$(BIN)/python benchmarks/history.py
 
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)

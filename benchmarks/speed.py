@@ -1,7 +1,7 @@
-"""Speed and memory of restoring and training: `make bench`.
+"""Speed and memory of restoring and training: `make bench`, which takes ten minutes on two cores.
 
-Prints tables and writes the same numbers as JSON. Times are the best of several, and stand beside the rate of a large
-matrix product in the same run, because machines are shared. See docs/performance.md.
+Everything is timed by turns, see :mod:`contest`. Prints tables, and appends a line of JSON to benchmarks/history.jsonl,
+which `make bench-history` plots. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -10,247 +10,227 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import cv2
 import torch
-from plain import plain_form
+from contest import Program, by_turns, neighbours, once
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.profiler import profile
 
-from moceir import MoCEIR, Restorer, load_pretrained
+from moceir.cores import available_cores
 from moceir.data.samples import sample_photograph
-from moceir.engine import schedule as engine_module
-from moceir.engine.allocator import keep_freed_memory
-from moceir.engine.regions import Region
-from moceir.engine.schedule import Engine
-from moceir.inference.postprocess import quantise
-from moceir.pictures.arrays import read_image
-from moceir.pictures.files import write_atomically
 
-#: Height and width, and how often each is timed.
-SIZES = {"0.25 MP": (400, 640, 9), "720p": (720, 1280, 7), "1080p": (1080, 1920, 5), "12 MP": (3000, 4000, 2)}
-SIZES["24 MP"] = (4000, 6000, 2)
-#: Floating-point operations of the document's 28.98 GMACs at 1280×720, a pixel.
-OPERATIONS_PER_PIXEL = 2 * 28.98e9 / (720 * 1280)
+ROOT = Path(__file__).parents[1]
+HISTORY = Path(__file__).with_name("history.jsonl")
+#: Version 0.1 of the package.
+BEFORE = "3bc4031"
+HD = (720, 1280)
+SIZES = {"0.25 MP": (400, 640), "720p": HD, "1080p": (1080, 1920), "12 MP": (3000, 4000), "24 MP": (4000, 6000)}
+#: Floating-point operations of the document's 28.98 GMACs at 1280×720.
+OPERATIONS = 2 * 28.98e9
 
 
-def best(work: Callable[[], object], count: int) -> float:
-    """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+@contextmanager
+def checkout(commit: str) -> Iterator[Path]:
+    """The repository's files as of a commit."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        subprocess.run(["tar", "-x", "-C", folder], input=files, check=True)
+        yield Path(folder)
 
 
-def matrix_product_rate() -> float:
-    """Operations a second of a 4096³ product in float32."""
-    left, right = torch.rand(4096, 4096), torch.rand(4096, 4096)
-    return 2 * 4096**3 / best(lambda: left @ right, 4)
+def networks(rounds: int) -> dict[str, Any]:
+    """720p: this version beside version 0.1 and PyTorch's plain operations, with one thread and with all."""
+    cores = available_cores()
+    with checkout(BEFORE) as before:
+        found = by_turns(
+            {
+                "published": Program("restore", "published", *HD),
+                "published, version 0.1": Program("restore", "published", *HD, threads=cores, package=before),
+                "published, one core": Program("restore", "published", *HD, cores={0}),
+                "second": Program("restore", "second", *HD),
+                "second, whole map": Program("whole", "second", *HD, threads=cores),
+                "second, one core": Program("restore", "second", *HD, cores={0}),
+                "matrix product": Program("product", threads=cores),
+            },
+            rounds,
+        )
+    found |= by_turns(
+        {"published, whole map": Program("whole", "published", *HD), "published, plain port": Program("plain", *HD)}, 2
+    )
+    seconds = {name: entry["seconds"] for name, entry in found.items()}
+    seconds["bound"] = OPERATIONS / (2 * 4096**3 / seconds.pop("matrix product"))
+    return seconds
 
 
-def restore(engine: Engine, picture: Tensor, experts: Tensor) -> None:
-    """As :class:`moceir.Restorer` does, without the filter; (H, W, 3) uint8."""
-    restored = torch.empty_like(picture)
-
-    def read(region: Region) -> Tensor:
-        part = picture[region.top : region.bottom, region.left : region.right]
-        return part.permute(2, 0, 1)[None].float() / 255
-
-    def write(region: Region, part: Tensor) -> None:
-        target = restored[region.top : region.bottom, region.left : region.right]
-        target.copy_(torch.from_numpy(quantise(part[0])))
-
-    engine.run(read, write, *picture.shape[:2], experts=experts)
+def experts(rounds: int) -> dict[str, float]:
+    """720p with every layer on one expert."""
+    found = by_turns({str(expert): Program("forced", "published", *HD, expert) for expert in range(4)}, rounds)
+    return {name: entry["seconds"] for name, entry in found.items()}
 
 
-def live_peak(work: Callable[[], object]) -> int:
-    """Bytes of tensors that live at once, of those made meanwhile."""
-    work()
-    with profile(profile_memory=True) as recorded:
-        work()
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+def sizes(network: str, rounds: int) -> dict[str, dict[str, Any]]:
+    """From small pictures to large ones."""
+    small = {name: size for name, size in SIZES.items() if size[0] * size[1] < 4e6}
+    found = by_turns({name: Program("restore", network, *size) for name, size in small.items()}, rounds)
+    for name in SIZES.keys() - small.keys():  # alone, because of their memory
+        found |= by_turns({name: Program("restore", network, *SIZES[name])}, 1)
+    return {name: {**found[name], "pixels": height * width} for name, (height, width) in SIZES.items()}
 
 
-def measure_size(height: int, width: int, count: int) -> dict[str, object]:
-    """Times of all routes through one expert, and the most memory that was resident until then."""
-    keep_freed_memory()
-    torch.manual_seed(0)
-    engine = Engine(load_pretrained())
-    picture = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
-    routes = [torch.full((len(engine.route_costs.experts), 1, 1), expert) for expert in range(4)]
-    seconds = [best(lambda route=route: restore(engine, picture, route), count) for route in routes]
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    live = live_peak(lambda: restore(engine, picture, routes[-1])) if height <= 1080 else None
-    return {"seconds": seconds, "resident": resident, "live": live}
+def beside(rounds: int) -> dict[str, float]:
+    """720p on an idle machine, beside as many busy loops as cores, and beside as many busy programs of all threads."""
+    cores = available_cores()
+    found = {}
+    for name, busy in {"idle": None, "loops": "busy", "torch": "busy_torch"}.items():
+        with neighbours(busy or "", cores if busy else 0):
+            found[name] = by_turns({name: Program("restore", "published", *HD)}, rounds)[name]["seconds"]
+    return found
 
 
-def measure_network() -> dict[str, float]:
-    """The network itself and the engine at 720p, routing included, and how far they are apart."""
-    keep_freed_memory()
-    torch.manual_seed(0)
-    network = load_pretrained()
-    engine = Engine(network)
-    noisy = torch.rand(1, 3, 720, 1280)
-    restored: dict[str, Tensor] = {}
-
-    def run(name: str, what: MoCEIR | Engine) -> Callable[[], None]:
-        def work() -> None:
-            with torch.inference_mode():
-                restored[name] = what.restore_and_route(noisy).image
-
-        return work
-
-    def plain() -> None:
-        with plain_form():
-            run("plain", network)()
-
-    seconds = {"plain": best(plain, 3), "network": best(run("network", network), 4)}
-    seconds["engine"] = best(run("engine", engine), 4)
-    return {**seconds, "difference": float((restored["network"] - restored["engine"]).abs().max())}
+def training(rounds: int) -> dict[str, float]:
+    """Samples of 128×128 a second: the plain form in one process, and the present one in a process per core."""
+    cores, batch = available_cores(), 8
+    found = by_turns(
+        {
+            "plain": Program("step", "plain", batch, threads=cores),
+            "one process": Program("step", "present", batch, threads=cores),
+            "a process per core": [Program("step", "present", batch // cores, threads=1) for _ in range(cores)],
+        },
+        rounds,
+    )
+    return {name: (batch // cores * cores if "per" in name else batch) / one["seconds"] for name, one in found.items()}
 
 
-def measure_exactness() -> dict[str, float]:
-    """How far results are from a whole picture's: with maps computed twice at 6 megapixels, and with tiles."""
-    keep_freed_memory()
-    torch.manual_seed(0)
-    engine = Engine(load_pretrained())
-    noisy = torch.rand(1, 3, 2000, 3000)
-    kept = engine.restore_and_route(noisy).image
-    engine_module.COMPUTE_TWICE_FROM = 0
-    lean = engine.restore_and_route(noisy).image
-    clean = read_image(sample_photograph("astronaut.png"))
-    degraded = (clean + torch.randn(clean.shape).numpy() * 25).clip(0, 255).astype("uint8")
-    tiled = {side: Restorer(load_pretrained(), tile=side).restore(degraded) for side in (None, 256)}
-    whole, tiles = (torch.from_numpy(picture).float() for picture in tiled.values())
+def start_up(rounds: int) -> dict[str, float]:
+    """Seconds of the whole command on a picture of 64×64, this version's and version 0.1's, by turns."""
+    with tempfile.TemporaryDirectory() as folder, checkout(BEFORE) as before:
+        source = Path(folder) / "small.png"
+        cv2.imwrite(str(source), cv2.imread(str(sample_photograph("astronaut.png")))[:64, :64])
+        command = [sys.executable, "-m", "moceir.cli.main", "restore", str(source), "-o", str(Path(folder) / "out.png")]
+        found: dict[str, list[float]] = {"present": [], "version 0.1": []}
+        for _ in range(rounds):
+            for name, package in {"present": ROOT, "version 0.1": before}.items():
+                start = time.perf_counter()
+                subprocess.run(command, env={**os.environ, "PYTHONPATH": str(package)}, check=True, capture_output=True)
+                found[name].append(time.perf_counter() - start)
+    return {name: min(seconds) for name, seconds in found.items()}
 
-    def psnr(one: Tensor, other: Tensor) -> float:
-        return float(10 * (255**2 / (one - other).square().mean()).log10())
 
-    truth = torch.from_numpy(clean).float()
-    return {
-        "lean": float((lean - kept).abs().max()),
-        "tiles_against_whole": psnr(tiles, whole),
-        "whole_psnr": psnr(whole, truth),
-        "tiles_psnr": psnr(tiles, truth),
+def processor() -> str:
+    """Its name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def tables(report: dict[str, Any]) -> Iterator[Table]:
+    """The report to read."""
+    times = report["720p"]
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", box=box.MARKDOWN)
+        made.add_column(columns[0], no_wrap=True)
+        for column in columns[1:]:
+            made.add_column(column, justify="right", no_wrap=True)
+        return made
+
+    one = table("Restoring 1280×720, from 8 bits to 8 bits", "", "seconds", "× bound")
+    for name, seconds in times.items():
+        one.add_row(name, f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
+    for name, seconds in report["experts"].items():
+        one.add_row(f"published, every layer on expert {name}", f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
+    yield one
+    two = table("Sizes", "", "µs a pixel: published", "second", "resident MB: published", "second")
+    for name in SIZES:
+        cells = [report["sizes"][network][name] for network in ("published", "second")]
+        two.add_row(
+            name,
+            *(f"{cell['seconds'] / cell['pixels'] * 1e6:.2f}" for cell in cells),
+            *(f"{cell['resident'] / 1e6:.0f}" for cell in cells),
+        )
+    yield two
+    three = table("Ratios", "", "")
+    for name, ratio in report["ratios"].items():
+        three.add_row(name, f"{ratio:.2f}")
+    yield three
+    four = table("The rest", "", "")
+    for name, size in report["live"].items():
+        four.add_row(f"live at 720p, {name}", f"{size / 1e6:.0f} MB")
+    for name, difference in report["differences"].items():
+        four.add_row(f"largest difference, {name}", f"{difference:.1e}")
+    for name, rate in report["training"].items():
+        four.add_row(f"training, 128×128 a second, {name}", f"{rate:.1f}")
+    for name, seconds in report["start-up"].items():
+        four.add_row(f"`moceir restore` of 64×64, {name}", f"{seconds:.1f} s")
+    yield four
+
+
+def ratios(report: dict[str, Any]) -> dict[str, float]:
+    """What can be compared between machines."""
+    times, rates, neighbour = report["720p"], report["training"], report["beside"]
+    start = report["start-up"]
+    found = {
+        "version 0.1 / published": times["published, version 0.1"] / times["published"],
+        "plain port / published": times["published, plain port"] / times["published"],
+        "whole map / second": times["second, whole map"] / times["second"],
+        "published / bound": times["published"] / times["bound"],
+        "second / bound": times["second"] / times["bound"],
+        "one core / all, published": times["published, one core"] / times["published"],
+        "one core / all, second": times["second, one core"] / times["second"],
+        "beside busy loops / idle": neighbour["loops"] / neighbour["idle"],
+        "beside busy torch / idle": neighbour["torch"] / neighbour["idle"],
+        "training / plain": rates["a process per core"] / rates["plain"],
+        "start-up, version 0.1 / present": start["version 0.1"] / start["present"],
     }
-
-
-def measure_training(batch: int) -> dict[str, float]:
-    """Samples a second of ``batch``×3×128×128, in plain form and as it is, in turns."""
-    keep_freed_memory()
-    torch.manual_seed(0)
-    degraded, clean = torch.rand(2, batch, 3, 128, 128)
-    forms = {}
-    for name, form in {"plain": plain_form, "present": nullcontext}.items():
-        network = MoCEIR().train()
-        torch.nn.init.normal_(network.output.weight, std=0.02)
-        forms[name] = form, network, torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(8):
-        for name, (form, network, optimizer) in forms.items():
-            start = time.perf_counter()
-            with form():
-                restoration = network.restore_and_route(degraded)
-                loss = (restoration.image - clean).abs().mean() + 0.05 * restoration.auxiliary_loss
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: batch / min(times[1:]) for name, times in seconds.items()}
-
-
-def in_processes(count: int, function: str, *arguments: int, threads: int) -> list[dict]:
-    """Run a measurement in fresh processes at once, so that memory is their own."""
-    command = [sys.executable, __file__, "--only", function, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with ThreadPoolExecutor(count) as pool:
-        running = [
-            pool.submit(subprocess.run, command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-            for _ in range(count)
-        ]
-        return [json.loads(process.result().stdout.splitlines()[-1]) for process in running]
+    for network, of_sizes in report["sizes"].items():
+        each = [entry["seconds"] / entry["pixels"] for entry in of_sizes.values()]
+        found[f"dearest / cheapest pixel, {network}"] = max(each) / min(each)
+    return found
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("docs/performance.json"))
-    parser.add_argument("--only", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed; the least counts")
+    parser.add_argument("--note", default="", help="goes with the line, as on what else ran")
     options = parser.parse_args()
-    if options.only:
-        print(json.dumps(globals()[options.only[0]](*map(int, options.only[1:]))))
-        return
-    console = Console(width=112)
-    costs = MoCEIR().route_costs
-    cores = torch.get_num_threads()
-    in_a_process = partial(in_processes, 1, threads=cores)
-    report: dict[str, object] = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": cores,
+    rounds = options.rounds
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    report: dict[str, Any] = {
+        "commit": commit.strip(),
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "cores": available_cores(),
         "torch": torch.__version__,
-        "gmacs_720p": {
-            "network": [round((costs.base + sum(layer[e] for layer in costs.experts)) / 1e9, 3) for e in range(4)]
-        },
+        "note": options.note,
+        "720p": networks(rounds),
+        "experts": experts(rounds),
+        "sizes": {network: sizes(network, rounds) for network in ("published", "second")},
+        "beside": beside(rounds),
+        "live": {network: once("live", network, *HD)["live"] for network in ("published", "second")},
+        "differences": once("differences"),
+        "training": training(rounds),
+        "start-up": start_up(rounds),
     }
-    title = "seconds, every layer on one expert (times the bound of matrix products)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in ("picture", "bound", *(f"expert {expert}" for expert in range(4)), "µs/pixel", "live", "resident"):
-        table.add_column(column, justify="right", no_wrap=True)
-    sizes: dict[str, object] = {}
-    for name, (height, width, count) in SIZES.items():
-        bound = OPERATIONS_PER_PIXEL * height * width / matrix_product_rate()
-        (measured,) = in_a_process("measure_size", height, width, count)
-        sizes[name] = {"height": height, "width": width, "bound": bound, **measured}
-        live, resident = measured["live"], measured["resident"]
-        table.add_row(
-            name,
-            f"{bound:.2f}",
-            *(f"{seconds:.2f} ({seconds / bound:.2f})" for seconds in measured["seconds"]),
-            f"{sum(measured['seconds']) / 4 / height / width * 1e6:.2f}",
-            "" if live is None else f"{live / 1e6:.0f} MB",
-            f"{resident / 1e6:.0f} MB",
-        )
-    report["sizes"] = sizes
-    (network_720p,) = in_a_process("measure_network")
-    (exactness,) = in_a_process("measure_exactness")
-    (training,) = in_a_process("measure_training", 8)
-    each = in_processes(cores, "measure_training", max(1, 8 // cores), threads=1)
-    training |= {f"{name}, a process per core": sum(rates[name] for rates in each) for name in training}
-    report |= {"network_720p": network_720p, "exactness": exactness, "training_samples_per_second": training}
-    console.print(table)
-    console.print(
-        f"720p with routing: plain form {network_720p['plain']:.2f} s, network {network_720p['network']:.2f} s, "
-        f"engine {network_720p['engine']:.2f} s; largest difference {network_720p['difference']:.1e}"
-    )
-    console.print(
-        f"maps computed twice: largest difference {exactness['lean']:.1e}; tiles of 256: "
-        f"{exactness['tiles_against_whole']:.1f} dB from the whole picture's result, "
-        f"{exactness['tiles_psnr']:.2f} instead of {exactness['whole_psnr']:.2f} dB from the truth"
-    )
-    console.print(
-        f"training, 128×128 samples a second: plain form {training['plain']:.1f}, present {training['present']:.1f}; "
-        f"one process per core: {training['plain, a process per core']:.1f}, "
-        f"{training['present, a process per core']:.1f}"
-    )
-    write_atomically(options.json, json.dumps(report, indent=1).encode())
+    report["ratios"] = ratios(report)
+    with HISTORY.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(report) + "\n")
+    console = Console(width=100)
+    for table in tables(report):
+        console.print(table)
 
 
 if __name__ == "__main__":

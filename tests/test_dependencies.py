@@ -14,15 +14,16 @@ import moceir
 PACKAGE = Path(moceir.__file__).parent
 MAY_USE = {
     "config": set(),
+    "cores": set(),
     "networks": set(),
     "pictures": set(),
     "data": {"pictures"},
     "complexity": {"networks"},
     "losses": {"networks"},
-    "engine": {"networks"},
+    "engine": {"networks", "cores"},
     "inspection": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures"},
-    "training": {"networks", "data", "pictures", "losses", "inspection", "inference"},
+    "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference"},
     "cli": {"networks", "engine", "data", "pictures", "inference", "training", "complexity", "config"},
 }
 

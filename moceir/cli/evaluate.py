@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Data, Device, Override, TopK, Weights, load, load_sources, resolve_device
+from moceir.cli.options import Data, Device, Override, Threads, TopK, Weights, load, load_sources, resolve_device
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
@@ -42,6 +42,7 @@ def evaluate(
         list[float], typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit; repeatable.")
     ] = [0.0],
     device: Device = "cpu",
+    threads: Threads = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out datasets that are not there.")] = (
         False
     ),
@@ -60,7 +61,7 @@ def evaluate(
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
     network = load(weights, topk)
     device = resolve_device(device)
-    engines = {budget: Engine(network, device=device) for budget in mac_budget}
+    engines = {budget: Engine(network, device=device, threads=threads) for budget in mac_budget}
     for budget, engine in engines.items():
         engine.mac_budget = budget or None
     if not sigma and not poisson and degradation is None:

@@ -18,6 +18,9 @@ Weights = Annotated[
 ]
 PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: cuda where it is.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Of the processor. Default: as many as the cores that may be used.")
+]
 MacBudget = Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")]
 TopK = Annotated[
     int | None,

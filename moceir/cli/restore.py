@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moceir.cli.options import Device, MacBudget, PostFilter, TopK, Weights, load, resolve_device
+from moceir.cli.options import Device, MacBudget, PostFilter, Threads, TopK, Weights, load, resolve_device
 from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
 from moceir.inference.restore import Report, Restorer
 from moceir.inference.video import restore_video
@@ -58,6 +58,7 @@ def restore(
     mac_budget: MacBudget = 30.0,
     post_filter: PostFilter = False,
     device: Device = "auto",
+    threads: Threads = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at once.")] = 1,
     tile: Annotated[
         int | None,
@@ -103,6 +104,7 @@ def restore(
         mac_budget=mac_budget or None,
         post_filter=post_filter,
         device=resolve_device(device),
+        threads=threads,
         tile=tile,
         strength=strength,
         texture=texture,

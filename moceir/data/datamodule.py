@@ -42,7 +42,7 @@ class RestorationDataModule(LightningDataModule):
         sets: name -> dataset.
         allow_missing: leave out datasets that are not there.
         crop: side of the square crops in pixels.
-        batch_size: crops in a batch, on each device.
+        batch_size: crops of a step; the processes that train together share them.
         degradation: of clean pictures, for training.
         validation_degradations: task name -> degradation, of clean pictures that are held out.
         validation_images: how many held-out pictures of each dataset are used, at most.
@@ -133,15 +133,16 @@ class RestorationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._rank()
+        batch_size = self._share()
         sampler = EpochSampler(length=len(self.train_set), seed=self.seed, rank=rank, world_size=world_size)
         loader = ResumableLoader(
             self.train_set,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            drop_last=len(sampler) >= self.batch_size,
+            drop_last=len(sampler) >= batch_size,
         )
         return self._resumed(loader)
 
@@ -178,6 +179,16 @@ class RestorationDataModule(LightningDataModule):
 
     def _find(self) -> dict[str, Listing]:
         return find_sets(self.root or sample_photographs()[0].parent, self.sources, allow_missing=self.allow_missing)
+
+    def _share(self) -> int:
+        """How many crops of a step are this process's."""
+        processes = self._rank()[1]
+        if self.batch_size % processes:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} cannot be shared equally by {processes} processes: choose a "
+                "multiple, or set trainer.devices"
+            )
+        return self.batch_size // processes
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -252,12 +252,13 @@ class StreamingDataModule(RestorationDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = self._rank()
+        batch_size = self._share()
         crops = StreamedCrops(
             root=str(self.root),
             sets=self.streamed,
             crop=self.crop,
             degradation=self.degradation,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
@@ -267,12 +268,10 @@ class StreamingDataModule(RestorationDataModule):
             skip_broken=self.skip_broken,
         )
         if not crops.batches:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} on {world_size} processes is more than an epoch's samples"
-            )
+            raise ValueError(f"data.batch_size={self.batch_size} is more than an epoch's samples")
         loader = ResumableLoader(
             crops,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=InOrder(length=len(crops), seed=self.seed),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moceir.cores import available_cores
 from moceir.engine.maps import Computed, Map, Readable, Rows
+from moceir.engine.pictures import ContinuedPicture, Read, Write
 from moceir.engine.regions import Region
-from moceir.engine.workers import Workers, available_cores
+from moceir.engine.workers import Workers
 from moceir.networks.costs import padded_size
 from moceir.networks.folding import folded
 from moceir.networks.interface import Restoration, check_pictures
@@ -32,12 +33,6 @@ STRIP_PIXELS = 64 * 1280
 
 #: In pictures of more pixels, the map before the first halving is computed once more when the decoder needs it.
 COMPUTE_TWICE_FROM = 8_000_000
-
-Read = Callable[[Region], Tensor]
-"""Gives a region of a picture."""
-
-Write = Callable[[Region, Tensor], None]
-"""Takes a region of a picture."""
 
 
 def move(network: UNet, device: str) -> UNet:
@@ -130,7 +125,7 @@ class Engine:
         run = self.network.begin(experts=experts)
         levels = self._levels(height, width)
         padded = padded_size(len(self.network.down), (height, width))
-        picture = _Picture(read, height, width, padded)
+        picture = ContinuedPicture(read, height, width, padded)
         current = Map(levels[0])
         skips: list[Readable] = []
         recipe: list[tuple[int, Callable[[Tensor, Halo], Tensor]]] = []
@@ -254,7 +249,9 @@ class Engine:
             release.append((skip, 1.0, 0))
         return self._map(rows, compute, release)
 
-    def _write(self, module: nn.Module, current: Map, picture: _Picture, write: Write, size: tuple[int, int]) -> None:
+    def _write(
+        self, module: nn.Module, current: Map, picture: ContinuedPicture, write: Write, size: tuple[int, int]
+    ) -> None:
         """The picture plus the last part's result."""
         height, width = size
 
@@ -280,23 +277,6 @@ def _strip_rows(height: int, width: int, alignment: int, least: int) -> int:
     """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
     strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2))
     return max(-(-least // alignment), round(height / strips / alignment)) * alignment
-
-
-class _Picture:
-    """A picture that is continued by its last row and column."""
-
-    def __init__(self, read: Read, height: int, width: int, padded: tuple[int, int]) -> None:
-        self.source = read
-        self.size = height, width
-        self.padded = padded
-
-    def read(self, top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
-        height, width = self.size
-        inside = Region(min(top, height - 1), min(bottom, height), 0, width, height, width)
-        part = self.source(inside)
-        missing = (0, self.padded[1] - width, 0, bottom - top - part.shape[2])
-        return channels_last(F.pad(part, missing, mode="replicate") if any(missing) else part)
 
 
 def _join(routings: tuple[Routing, ...]) -> Routing:

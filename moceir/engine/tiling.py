@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moceir.engine.pictures import Read, Write
 from moceir.engine.regions import Region
-from moceir.engine.schedule import Engine, Read, Write
-from moceir.networks.routes import Routing
+from moceir.engine.schedule import Engine
+from moceir.networks.routes import Routing, route_of
 
 #: Pixels by which neighbouring tiles overlap, and over which one fades into the other.
 OVERLAP = 64
@@ -83,6 +84,6 @@ def run_in_tiles(
         rows, columns = tile.bottom - tile.top, tile.right - tile.left
         routings = engine.run(read_tile, add, rows, columns, experts=experts)
         if routings and not decisions:
-            decisions, experts = routings, torch.stack([routing.experts for routing in routings])
+            decisions, experts = routings, route_of(routings, 1)
     write(Region(0, height, 0, width, height, width), blended.div_(weights))
     return decisions

@@ -14,8 +14,7 @@ from threading import Event, Lock
 from types import TracebackType
 from typing import IO, NamedTuple
 
-import torch
-
+from moceir.engine.workers import use_one_thread
 from moceir.inference.restore import Report
 from moceir.networks.unet import UNet
 from moceir.pictures.files import lock, remove_leftovers, search
@@ -243,13 +242,12 @@ def restore_all(
     Args:
         restore: does one.
         jobs: what to do.
-        workers: threads, which share the processor's cores.
+        workers: pictures at once; they share the restorer's threads.
     """
     for folder in {job.target.resolve().parent for job in jobs}:
         remove_leftovers(folder)
     stop = Event()
-    cores = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(max(1, cores // workers)))
+    pool = ThreadPoolExecutor(workers, initializer=use_one_thread)
     futures = {pool.submit(restore, job, stop): job for job in jobs}
     try:
         for future in as_completed(futures):

@@ -20,6 +20,7 @@ from moceir.engine.schedule import Engine
 from moceir.engine.tiling import check_side, run_in_tiles
 from moceir.inference.postprocess import bilateral_filter
 from moceir.inference.texture import put_back
+from moceir.networks.routes import route_of
 from moceir.networks.unet import UNet
 from moceir.pictures.compare import side_by_side
 from moceir.pictures.files import read_bytes, replacing, write_atomically
@@ -169,7 +170,7 @@ class Restorer:
             restored = put_back(restored, convert(pixels, np.dtype(np.float32)), self.texture)
         if self.post_filter:
             restored = bilateral_filter(restored)
-        return convert(restored, depth), torch.stack([routing.experts for routing in routings])
+        return convert(restored, depth), route_of(routings, 1)
 
     def restore_pictures(
         self, pictures: Sequence[Picture], format: Format, *, stop: Event | None = None

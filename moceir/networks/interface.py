@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from moceir.networks.routes import RouteCosts, Routing
+from moceir.networks.routes import RouteCosts, Routing, route_of
 from moceir.networks.routing import auxiliary_loss
 
 
@@ -33,9 +33,7 @@ class Restoration(NamedTuple):
     @property
     def route(self) -> Tensor:
         """(layers, B, k) int64, the experts taken."""
-        if not self.routings:
-            return torch.zeros(0, len(self.image), 0, dtype=torch.int64, device=self.image.device)
-        return torch.stack([routing.experts for routing in self.routings])
+        return route_of(self.routings, len(self.image))
 
 
 class Network(Protocol):

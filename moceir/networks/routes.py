@@ -7,6 +7,7 @@ picture is seen (:mod:`moceir.networks.costs`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +36,13 @@ class Routing(NamedTuple):
     """(n,), see :func:`moceir.networks.routing.expert_statistics`."""
 
 
+def route_of(routings: Sequence[Routing], batch: int) -> Tensor:
+    """(layers, B, k) int64, the experts that a batch of B images took; (0, B, 0) without routing."""
+    if not routings:
+        return torch.zeros(0, batch, 0, dtype=torch.int64)
+    return torch.stack([routing.experts for routing in routings])
+
+
 class RouteCosts(NamedTuple):
     """Multiply-adds at :data:`REFERENCE_SIZE`."""
 
@@ -49,6 +57,8 @@ class RouteCosts(NamedTuple):
 
     def of(self, route: Tensor) -> Tensor:
         """(layers, B, k) experts -> (B,) cost of each image's route."""
+        if not self.experts:
+            return torch.full(route.shape[1:2], self.base, device=route.device)
         costs = torch.tensor(self.experts, dtype=torch.int64, device=route.device)
         layers = torch.arange(len(costs), device=route.device)[:, None, None]
         return self.base + costs[layers, route].sum(dim=(0, 2))

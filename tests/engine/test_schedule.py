@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +17,6 @@ from moceir.complexity import count_macs
 from moceir.data.samples import sample_photograph
 from moceir.engine import schedule as engine_module
 from moceir.engine.schedule import Engine
-from moceir.engine.workers import available_cores, quota
 from moceir.inference.weights import rename_published
 from moceir.networks.layers import Convolution
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
@@ -99,25 +97,6 @@ def test_workers_leave_the_settings_of_other_threads_alone() -> None:
     engine = Engine(MoCEIR(**SMALL), threads=2)
     assert set(engine.workers.map(lambda _: torch.get_num_threads(), range(8))) == {1}
     assert torch.get_num_threads() == before
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({"cpu.max": "nonsense"}, None),
-        ({}, None),
-    ],
-)
-def test_a_quota_of_a_control_group_limits_the_cores(files: dict[str, str], cores: int | None, tmp_path: Path) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    assert quota(tmp_path) == cores
-    assert 1 <= available_cores() <= (os.cpu_count() or 1)
 
 
 class LocalContrast(Block):

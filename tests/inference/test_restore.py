@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from moceir import MoCEIR, Restorer
+from moceir import MoCEIR, NAFNet, Restorer
 from moceir.inference.texture import put_back
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import read_image, write_image
 from moceir.pictures.picture import ImageError
 
 Make = Callable[..., MoCEIR]
@@ -148,3 +148,13 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         write_image(target, photograph)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("tile", [None, 72])
+def test_a_network_without_routing_restores_files(tmp_path: Path, photograph: np.ndarray, tile: int | None) -> None:
+    network = NAFNet(dim=4, num_blocks=(1, 1, 1), num_decoder_blocks=(1, 1)).eval()
+    write_image(tmp_path / "in.png", photograph)
+    report = Restorer(network, tile=tile).restore_file(tmp_path / "in.png", tmp_path / "out.png")
+    assert np.array_equal(read_image(tmp_path / "out.png"), photograph)  # untrained, it changes nothing
+    assert report.experts == []
+    assert report.gmacs == pytest.approx(network.route_costs.base / 1e9)

@@ -1,0 +1,34 @@
+"""How the engine reads and writes a picture: region by region, so that it need not be in memory as floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from moceir.engine.regions import Region
+from moceir.networks.layers import channels_last
+
+Read = Callable[[Region], Tensor]
+"""Gives a region of a picture, (1, 3, h, w), float32 in [0, 1]."""
+
+Write = Callable[[Region, Tensor], None]
+"""Takes a region of a picture, (1, 3, h, w), not clamped."""
+
+
+class ContinuedPicture:
+    """A picture that is continued by its last row and column."""
+
+    def __init__(self, read: Read, height: int, width: int, padded: tuple[int, int]) -> None:
+        self.source = read
+        self.size = height, width
+        self.padded = padded
+
+    def read(self, top: int, bottom: int) -> Tensor:
+        """Rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
+        height, width = self.size
+        inside = Region(min(top, height - 1), min(bottom, height), 0, width, height, width)
+        part = self.source(inside)
+        missing = (0, self.padded[1] - width, 0, bottom - top - part.shape[2])
+        return channels_last(F.pad(part, missing, mode="replicate") if any(missing) else part)

@@ -1,0 +1,30 @@
+"""How many processes train, where nobody says."""
+
+from __future__ import annotations
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from moceir.cores import available_cores
+
+
+def number_of_processes(*, batch_size: int) -> int:
+    """As many as this machine has GPUs, or cores that may be used, and as divide a batch among them.
+
+    Most layers of these networks are too small to be split among threads, so on a CPU each process has one thread.
+    A run of a multirun has one process; launchers start several runs at once.
+
+    Args:
+        batch_size: samples of a step.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        return 1
+    most = torch.cuda.device_count() or available_cores()
+    return next(count for count in range(min(most, batch_size), 0, -1) if batch_size % count == 0)
+
+
+def strategy(*, devices: int, num_nodes: int) -> str:
+    """Lightning's name for one process, or for several that average their gradients."""
+    # An expert that no image took has no gradient.
+    return "auto" if devices * num_nodes == 1 else "ddp_find_unused_parameters_true"
