@@ -116,7 +116,7 @@ def step(form: str, batch: int) -> Run:
     def run() -> None:
         with plain_form() if form == "plain" else nullcontext():
             restoration = network.restore_and_route(degraded)
-            loss = (restoration.image - clean).abs().mean() + 0.05 * restoration.auxiliary_loss
+            loss = (restoration.image - clean).abs().mean() + 0.05 * restoration.balance_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

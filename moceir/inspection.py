@@ -22,7 +22,7 @@ from moceir.data.degradations import Degradation
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
 from moceir.networks.routes import RouteCosts
-from moceir.networks.routing import Router, expert_statistics
+from moceir.networks.routing import Router, importance_and_load
 from moceir.networks.unet import UNet
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
     figure, axes = plt.subplots(1, len(layers), figsize=(1.7 * len(layers), 2.4), sharey=True, layout="constrained")
     places = np.arange(network.num_experts)
     for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
-        importance, load = expert_statistics(of_layer, of_layer, complexity, network.topk)
+        importance, load = importance_and_load(of_layer, of_layer, complexity, network.topk)
         for shift, values, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
             panel.bar(places + shift, (values / values.sum()).numpy(), 0.25, label=label)
         panel.set_title(layer, fontsize=8)

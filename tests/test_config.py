@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from moceir import MoCEIR
 from moceir.cli.options import load_sources
 from moceir.config import config_dir
-from moceir.losses.composite import LossBundle
+from moceir.losses.weighted import WeightedLoss
 from moceir.networks.unet import UNet
 
 CHOICES = sorted(
@@ -30,7 +30,7 @@ PLUGINS = ("launcher=slurm", "launcher=processes")
 def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        overrides = [choice, f"paths.output={tmp_path}", "name=test", "loss.perceptual.weights=random"]
+        overrides = [choice, f"paths.output={tmp_path}", "name=test", "loss.terms.perceptual.weights=random"]
         try:
             config = compose("train", overrides=overrides, return_hydra_config=True)
         except MissingConfigException as error:
@@ -41,7 +41,7 @@ def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypat
     assert isinstance(instantiate(config.network), UNet)
     assert isinstance(instantiate(config.data), LightningDataModule)
     assert callable(instantiate(config.optimizer))
-    assert isinstance(instantiate(config.loss), LossBundle)
+    assert isinstance(instantiate(config.loss), WeightedLoss)
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(logger) for logger in config.logger.values()]
     # A machine without the accelerator can only read that choice.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from moceir.cores import available_cores
+from moceir.engine.allocator import give_freed_memory_back, in_pages_of_its_own
 from moceir.engine.maps import Computed, Map, Readable, Rows
 from moceir.engine.pictures import ContinuedPicture, Read, Write
 from moceir.engine.regions import Region
@@ -31,7 +32,9 @@ from moceir.networks.unet import UNet
 #: About as many pixels as the rows of a strip would have at full resolution.
 STRIP_PIXELS = 64 * 1280
 
-#: In pictures of more pixels, the map before the first halving is computed once more when the decoder needs it.
+#: In pictures of more pixels, two things are computed twice rather than kept: the map before the first halving, when
+#: the decoder needs it, and what blocks of that resolution keep from pass to pass. Maps then have pages of their own,
+#: because among blocks of other sizes they would leave gaps.
 COMPUTE_TWICE_FROM = 8_000_000
 
 
@@ -124,6 +127,7 @@ class Engine:
         """
         run = self.network.begin(experts=experts)
         levels = self._levels(height, width)
+        lean = height * width > COMPUTE_TWICE_FROM and self.device.type == "cpu"
         padded = padded_size(len(self.network.down), (height, width))
         picture = ContinuedPicture(read, height, width, padded)
         current = Map(levels[0])
@@ -135,20 +139,20 @@ class Engine:
             module = part.module
             if part.kind == "embed":
                 recipe.append((_reach(module), module))
-                current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read)
+                current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read, lean=lean)
             elif part.kind == "block":
-                current, step = self._block(module, current, run)
+                current, step = self._block(module, current, run, lean=lean, twice=lean and level == 0)
                 recipe.append(step)
             elif part.kind == "down":
-                twice = level == 0 and height * width > COMPUTE_TWICE_FROM
+                twice = lean and level == 0
                 skips.append(Computed(picture, levels[0], tuple(recipe)) if twice else current)
-                current = self._halve(module, current, levels[level + 1], release=twice)
+                current = self._halve(module, current, levels[level + 1], release=twice, lean=lean)
                 level += 1
             elif part.kind == "up":
                 deepen = module
             elif part.kind == "fuse":
                 level -= 1
-                current = self._double(deepen, module, current, skips.pop(), levels[level])
+                current = self._double(deepen, module, current, skips.pop(), levels[level], lean=lean)
             else:
                 self._write(module, current, picture, write, (height, width))
         return tuple(run.routings)
@@ -173,7 +177,12 @@ class Engine:
         ]
 
     def _map(
-        self, rows: Rows, compute: Callable[[int, int], Tensor], release: Sequence[tuple[Map, float, int]] = ()
+        self,
+        rows: Rows,
+        compute: Callable[[int, int], Tensor],
+        release: Sequence[tuple[Map, float, int]] = (),
+        *,
+        lean: bool,
     ) -> Map:
         """A new map.
 
@@ -182,19 +191,26 @@ class Engine:
             compute: gives its rows.
             release: maps that are not needed afterwards, with how many of their rows one of the new map's stands for,
                 and how many around them are read.
+            lean: see :data:`COMPUTE_TWICE_FROM`.
         """
         new = Map(rows)
-        for strip in self.workers.map(lambda strip: channels_last(compute(*strip)), rows):
+        keep = in_pages_of_its_own if lean else channels_last
+        for strip in self.workers.map(lambda strip: keep(compute(*strip)), rows):
             new.strips.append(strip)
             done = len(new.strips) * rows.size
             for old, scale, reach in release:
                 old.let_go(int(done * scale) - reach)
+        if lean:
+            give_freed_memory_back()
         return new
 
     def _block(
-        self, block: nn.Module, current: Map, run: Run
+        self, block: nn.Module, current: Map, run: Run, *, lean: bool, twice: bool
     ) -> tuple[Map, tuple[int, Callable[[Tensor, Halo], Tensor]]]:
-        """The block's result on a map, and the step that computes it from what the block got."""
+        """The block's result on a map, and the step that computes it from what the block got.
+
+        ``twice``: compute what the block keeps from pass to pass a second time instead.
+        """
         if not isinstance(block, Block):
             raise ValueError(f"{type(block).__name__} is no block")
         rows = current.rows
@@ -212,15 +228,21 @@ class Engine:
             summarise = partial(self._summarise, block, strip, reach, known)
             for total, keep in self.workers.map(summarise, rows):
                 sums.append(total)
-                keeping.strips.append(keep)
+                keeping.strips.append(None if twice or keep is None else in_pages_of_its_own(keep) if lean else keep)
             known.append(block.conclude(add_up(sums), known, run))
             kept = None if keeping.strips[0] is None else keeping
+            if lean:
+                give_freed_memory_back()
         reach = block.reaches[-1]
         if not block.rewrites:
             return current, (0, lambda x, halo: halo.crop(x))
+        again = block.reach, lambda x, halo: block.again(x, halo, known)
+        if twice:
+            compute = Computed(current, rows, [again]).read
+            return self._map(rows, compute, [(current, 1.0, block.reach)], lean=lean), again
         release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
-        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release)
-        return new, (block.reach, lambda x, halo: block.again(x, halo, known))
+        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, lean=lean)
+        return new, again
 
     @staticmethod
     def _summarise(
@@ -228,16 +250,16 @@ class Engine:
     ) -> tuple[Any, Tensor | None]:
         return block.summarise(strip(*rows, reach), known)
 
-    def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool) -> Map:
+    def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool, lean: bool) -> Map:
         """The map a level deeper; ``release``: the one above is not needed afterwards."""
 
         def compute(top: int, bottom: int) -> Tensor:
             first, last, halo = current.rows.grown(2 * top, 2 * bottom, _reach(module))
             return module(current.read(first, last), halo)
 
-        return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [])
+        return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [], lean=lean)
 
-    def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows) -> Map:
+    def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows, *, lean: bool) -> Map:
         """The map a level above, fused with its skip."""
 
         def compute(top: int, bottom: int) -> Tensor:
@@ -247,7 +269,7 @@ class Engine:
         release: list[tuple[Map, float, int]] = [(current, 0.5, _reach(up))]
         if isinstance(skip, Map):
             release.append((skip, 1.0, 0))
-        return self._map(rows, compute, release)
+        return self._map(rows, compute, release, lean=lean)
 
     def _write(
         self, module: nn.Module, current: Map, picture: ContinuedPicture, write: Write, size: tuple[int, int]

@@ -30,7 +30,8 @@ _LAYERS = {
 class PerceptualLoss(nn.Module):
     """Mean absolute difference of VGG-19's features, eq. 10, weighted over layers.
 
-    Eq. 10 sums over channels; their mean, which is usual, keeps a layer's weight what it says whatever its width.
+    Eq. 10 sums over channels; their mean, which is usual, keeps a layer's weight what it says whatever its width. The
+    weights of VGG-19 are read when the loss is first computed.
 
     Args:
         weights: ``imagenet`` for torchvision's, fetched once and verified; the path of that file, or of a normalised
@@ -39,7 +40,7 @@ class PerceptualLoss(nn.Module):
         layer_weights: one for each.
 
     Raises:
-        ValueError: when the weights cannot be had, or do not reach the last layer.
+        ValueError: when a layer is unknown, or the numbers of layers and weights differ.
     """
 
     def __init__(
@@ -50,13 +51,44 @@ class PerceptualLoss(nn.Module):
         layer_weights: Sequence[float] = (0.1, 0.6, 0.3),
     ) -> None:
         super().__init__()
-        names = list(_LAYERS)
-        unknown = set(layers) - set(names)
-        if unknown or not layers or len(layers) != len(layer_weights):
+        if set(layers) - set(_LAYERS) or not layers or len(layers) != len(layer_weights):
             raise ValueError(
-                f"layers={list(layers)} with layer_weights={list(layer_weights)}: give each of some of {names} a weight"
+                f"layers={list(layers)} with layer_weights={list(layer_weights)}: give each of some of {list(_LAYERS)} "
+                "a weight"
             )
+        self.weights = weights
         self.layer_weights = dict(zip(layers, layer_weights, strict=True))
+        self.network: VGG19 | None = None
+
+    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1], at least 4 × 4, twice -> scalar.
+
+        Raises:
+            ValueError: when the weights cannot be had, or do not reach the last layer.
+        """
+        if self.network is None:
+            self.network = VGG19(weights=self.weights, layers=list(self.layer_weights)).to(clean.device)
+        with torch.no_grad():
+            expected = self.network(clean)
+        seen = self.network(restored)
+        terms = [weight * F.l1_loss(seen[name], expected[name]) for name, weight in self.layer_weights.items()]
+        return torch.stack(terms).sum()
+
+
+class VGG19(nn.Module):
+    """The first layers of VGG-19, up to the last of those that are asked for.
+
+    Args:
+        weights: see :class:`PerceptualLoss`.
+        layers: names of layers.
+
+    Raises:
+        ValueError: when the weights cannot be had, or do not reach the last layer.
+    """
+
+    def __init__(self, *, weights: str, layers: Sequence[str]) -> None:
+        super().__init__()
+        names = list(_LAYERS)
         self._names = names[: max(map(names.index, layers)) + 1]
         state = _random_state() if weights == "random" else _read(weights)
         self._normalised = "0.weight" in state
@@ -72,16 +104,8 @@ class PerceptualLoss(nn.Module):
             self.register_buffer(f"weight{number}", weight, persistent=False)
             self.register_buffer(f"bias{number}", bias, persistent=False)
 
-    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], at least 4 × 4, twice -> scalar."""
-        with torch.no_grad():
-            expected = self.features(clean)
-        seen = self.features(restored)
-        terms = [weight * F.l1_loss(seen[name], expected[name]) for name, weight in self.layer_weights.items()]
-        return torch.stack(terms).sum()
-
-    def features(self, image: Tensor) -> dict[str, Tensor]:
-        """Activations of every layer up to the last that is compared."""
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) in [0, 1] -> activations of every layer."""
         x = F.conv2d(image, self.get_buffer("weight0"), self.get_buffer("bias0"))
         found = {}
         for number, name in enumerate(self._names, start=1):
@@ -96,8 +120,8 @@ class PerceptualLoss(nn.Module):
 def _read(weights: str) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     remedy = (
-        f"fetch {IMAGENET_URL} elsewhere and give the file's path (loss.perceptual.weights=FILE), or train without "
-        "this term (loss.weights.perceptual=0)"
+        f"fetch {IMAGENET_URL} elsewhere and give the file's path (loss.terms.perceptual.weights=FILE), or train "
+        "without this term (loss.weights.perceptual=0)"
     )
     try:
         if weights == "imagenet":
@@ -119,7 +143,7 @@ def _tensors(state: dict[str, Tensor], key: str, shape: tuple[int, ...], source:
         found = "nothing" if weight is None else f"{tuple(weight.shape)}"
         raise ValueError(
             f"{source}: {key}.weight should be {shape}, but is {found}; choose layers that are in the file "
-            "(loss.perceptual.layers), or another file"
+            "(loss.terms.perceptual.layers), or another file"
         )
     return weight.float(), bias.float()
 

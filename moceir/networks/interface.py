@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moceir.networks.routes import RouteCosts, Routing, route_of
-from moceir.networks.routing import auxiliary_loss
+from moceir.networks.routing import balance_loss
 
 
 class Restoration(NamedTuple):
@@ -20,12 +20,12 @@ class Restoration(NamedTuple):
     """One per routed layer, in the order they run; none of a network without."""
 
     @property
-    def auxiliary_loss(self) -> Tensor:
+    def balance_loss(self) -> Tensor:
         """Scalar: the layers' mean auxiliary loss, L_aux of eq. 16."""
-        return auxiliary_loss(*self.expert_statistics).mean()
+        return balance_loss(*self.importance_and_load).mean()
 
     @property
-    def expert_statistics(self) -> tuple[Tensor, Tensor]:
+    def importance_and_load(self) -> tuple[Tensor, Tensor]:
         """Importance and load of each layer's experts over the batch, (layers, n) each."""
         importance = torch.stack([routing.importance for routing in self.routings])
         return importance, torch.stack([routing.load for routing in self.routings])

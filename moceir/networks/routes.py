@@ -31,9 +31,9 @@ class Routing(NamedTuple):
     experts: Tensor
     """(B, k) int64, the experts taken, most probable first."""
     importance: Tensor
-    """(n,), see :func:`moceir.networks.routing.expert_statistics`."""
+    """(n,), see :func:`moceir.networks.routing.importance_and_load`."""
     load: Tensor
-    """(n,), see :func:`moceir.networks.routing.expert_statistics`."""
+    """(n,), see :func:`moceir.networks.routing.importance_and_load`."""
 
 
 def route_of(routings: Sequence[Routing], batch: int) -> Tensor:

@@ -15,7 +15,7 @@ from moceir.networks.routes import Routing, RoutingRules, Run, select_experts
 from moceir.networks.strips import Block, Strip, Sums, pixels
 
 
-def expert_statistics(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+def importance_and_load(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     """Importance and load of each expert over a batch, (n,) each, eqs. 5 to 8.
 
     Importance weighs an expert's mean probability by its size, so that equal importance means that smaller
@@ -34,7 +34,7 @@ def expert_statistics(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, 
     return importance, torch.special.ndtr((logits - threshold) / noise_std).mean(dim=0)
 
 
-def auxiliary_loss(importance: Tensor, load: Tensor) -> Tensor:
+def balance_loss(importance: Tensor, load: Tensor) -> Tensor:
     """½ CV(Importance)² + ½ CV(Load)², eq. 9, for each layer: (…, n) and (…, n) -> (…)."""
     return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
 
@@ -104,7 +104,7 @@ class Router(nn.Module):
         if experts is None:
             experts = select_experts(noisy, self.topk, rules.budget)
         taken = torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
-        importance, load = expert_statistics(logits, noisy, self.complexity, self.topk)
+        importance, load = importance_and_load(logits, noisy, self.complexity, self.topk)
         return Routing(
             logits=logits,
             # The floor keeps an expert that was forced or all the budget allows from vanishing in float32: with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,12 +21,14 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Sample, Stream
-from moceir.losses.composite import LossBundle
+from moceir.losses.weighted import BALANCE, WeightedLoss
 from moceir.networks.blocks import MoCE
 from moceir.networks.interface import Restoration
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 from moceir.training.optim import cosine_schedule
+
+log = logging.getLogger(__name__)
 
 
 class StepOutput(TypedDict):
@@ -53,7 +56,7 @@ class RestorationModule(LightningModule):
         self,
         *,
         network: UNet,
-        losses: LossBundle,
+        losses: WeightedLoss,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         warmup_steps: int,
         decay: float,
@@ -64,6 +67,8 @@ class RestorationModule(LightningModule):
         super().__init__()
         self.network = network
         self.losses = losses
+        if not network.num_layers and BALANCE in losses.weights:
+            log.info("loss.weights.balance: %s has no experts to balance", type(network).__name__)
         self.make_optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay = decay

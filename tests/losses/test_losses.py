@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from moceir.losses.frequency import frequency_loss
-from moceir.losses.perceptual import PerceptualLoss
+from moceir.losses.perceptual import VGG19, PerceptualLoss
 from moceir.losses.pixel import l1_loss, l2_loss
 from moceir.losses.structure import WEIGHTS, ms_ssim, ms_ssim_loss
 
@@ -183,23 +183,24 @@ def test_perceptual_loss_of_a_normalised_vgg(reference: Path) -> None:
     path = reference / "data" / "vgg" / "vgg19_normalised_conv3_1.pth"
     loss = PerceptualLoss(weights=str(path), layers=["relu1_2", "relu3_1"], layer_weights=[1.0, 2.0])
     _, clean = (x.float() for x in pair(1, 3, 64, 64))
-    activations = loss.features(clean)
+    loss(clean, clean)
+    activations = loss.network(clean)
     assert all(0.2 < float(x.mean()) < 2 for x in activations.values()), "filters were scaled to mean activations of 1"
     values = [float(loss(clean + sigma * torch.randn_like(clean), clean)) for sigma in (0.0, 0.02, 0.1)]
     assert values[0] == 0 < values[1] < values[2]
     with pytest.raises(ValueError, match=r"19\.weight should be .* nothing; choose layers that are in the file"):
-        PerceptualLoss(weights=str(path))
+        VGG19(weights=str(path), layers=["relu3_2"])
 
 
 def test_perceptual_loss_trains_pictures_and_nothing_else() -> None:
     loss = PerceptualLoss(weights="random")
-    assert not list(loss.parameters())
-    assert not loss.state_dict()
     restored, clean = (x.float() for x in pair(1, 3, 32, 32))
     restored.requires_grad_()
     loss(restored, clean).backward()
     assert restored.grad.abs().sum() > 0
-    assert loss.double().get_buffer("weight1").dtype == torch.float64, "it moves like a module"
+    assert not list(loss.parameters())
+    assert not loss.state_dict()
+    assert loss.double().get_buffer("network.weight1").dtype == torch.float64, "it moves like a module"
 
 
 def test_weights_that_cannot_be_had_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,16 +209,16 @@ def test_weights_that_cannot_be_had_are_explained(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(ValueError, match=r"could not be fetched .*fetch https://.*vgg19.* elsewhere.*perceptual=0"):
-        PerceptualLoss(weights="imagenet")
+        VGG19(weights="imagenet", layers=["relu3_2"])
     with pytest.raises(ValueError, match=r"nothing\.pth: no such file; fetch"):
-        PerceptualLoss(weights=str(tmp_path / "nothing.pth"))
+        VGG19(weights=str(tmp_path / "nothing.pth"), layers=["relu3_2"])
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(ValueError, match=r"text\.pth: not a readable VGG-19 state dict"):
-        PerceptualLoss(weights=str(tmp_path / "text.pth"))
+        VGG19(weights=str(tmp_path / "text.pth"), layers=["relu3_2"])
     torch.save(vgg(layers=3), tmp_path / "short.pth")
     with pytest.raises(
         ValueError, match=r"short\.pth: features\.7\.weight should be \(128, 128, 3, 3\), but is nothing"
     ):
-        PerceptualLoss(weights=str(tmp_path / "short.pth"))
+        VGG19(weights=str(tmp_path / "short.pth"), layers=["relu3_2"])
     with pytest.raises(ValueError, match=r"layers=\['relu9_9'\]"):
         PerceptualLoss(weights="random", layers=["relu9_9"], layer_weights=[1.0])

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from moceir.networks.routing import Router, RoutingRules, auxiliary_loss, expert_statistics
+from moceir.networks.routing import Router, RoutingRules, balance_loss, importance_and_load
 
 
-def test_auxiliary_loss_is_equations_5_to_9() -> None:
+def test_balance_loss_is_equations_5_to_9() -> None:
     logits, noise = torch.randn(6, 4).double(), torch.randn(6, 4).double()
     complexity, topk = torch.tensor([0.1, 0.2, 0.4, 1.0]).double(), 2
     noisy = logits + noise / 4
@@ -29,7 +29,7 @@ def test_auxiliary_loss_is_equations_5_to_9() -> None:
 
     expected = 0.5 * variation(importance) ** 2 + 0.5 * variation(load) ** 2
     assert math.isclose(
-        float(auxiliary_loss(*expert_statistics(logits, noisy, complexity, topk))), expected, rel_tol=1e-6
+        float(balance_loss(*importance_and_load(logits, noisy, complexity, topk))), expected, rel_tol=1e-6
     )
 
 

@@ -71,7 +71,7 @@ def test_every_expert_count_and_kind_trains(make_network: Make, kind: str, num_e
     network = make_network(expert_kind=kind, num_experts=num_experts).train()
     every = torch.arange(num_experts).expand(7, -1)[..., None]  # image i takes expert i
     restoration = network.restore_and_route(torch.rand(num_experts, 3, 40, 33), experts=every)
-    (F.l1_loss(restoration.image, torch.rand(num_experts, 3, 40, 33)) + restoration.auxiliary_loss).backward()
+    (F.l1_loss(restoration.image, torch.rand(num_experts, 3, 40, 33)) + restoration.balance_loss).backward()
     silent = {name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
     # LayerNorm over one channel leaves nothing of a spectral product, over two little more than its sign.
     low_rank = {
@@ -100,7 +100,7 @@ def test_frozen_high_pass_stays_as_it_is() -> None:
     network = MoCEIR(freeze_high_pass=True)
     before = network.frequency.high_pass.weight.clone()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.5)
-    network.restore_and_route(torch.rand(2, 3, 16, 16)).auxiliary_loss.backward()
+    network.restore_and_route(torch.rand(2, 3, 16, 16)).balance_loss.backward()
     optimizer.step()
     assert torch.equal(network.frequency.high_pass.weight, before)
     assert before[0, 0].tolist() == [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]]

@@ -18,7 +18,7 @@ from processes import forked
 from test_training import run
 
 from moceir import MoCEIR
-from moceir.losses.composite import LossBundle
+from moceir.losses.weighted import WeightedLoss
 from moceir.pictures.picture import ImageError
 from moceir.training import callbacks, checkpoints
 from moceir.training.checkpoints import CheckpointFiles, read_checkpoint
@@ -205,7 +205,7 @@ def test_a_first_step_that_diverges_advises_no_checkpoint(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = torch.tensor(float("nan"))
-    monkeypatch.setattr(LossBundle, "forward", lambda *_: (nan, {"l1": nan}))
+    monkeypatch.setattr(WeightedLoss, "forward", lambda *_: (nan, {"l1": nan}))
     with pytest.raises(ValueError, match="step 0: the loss is not finite") as caught:
         run(tmp_path, f"data.root={photographs}")
     assert "resume" not in str(caught.value)

@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir import MoCEIR
 from moceir.config import build, config_dir
-from moceir.losses.composite import LossBundle
 from moceir.pictures.arrays import read_image
 from moceir.training.loggers import wandb_logger
 
@@ -39,7 +38,7 @@ class Step(nn.Module):
         torch.manual_seed(0)
         self.network = MoCEIR(dim=4, num_blocks=[1, 1], num_decoder_blocks=[2], num_heads=[1, 2], gating=gating)
         nn.init.normal_(self.network.output.weight, std=0.1)
-        self.losses = LossBundle(weights=WEIGHTS, perceptual={}, ms_ssim={}, frequency={})
+        self.losses = build("loss", [f"loss.weights.{name}={weight}" for name, weight in WEIGHTS.items()])
 
     def forward(self, degraded: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
         return self.losses(self.network.restore_and_route(degraded, noise=noise), clean)[0]

@@ -5,11 +5,12 @@ import torch
 
 from moceir import MoCEIR
 from moceir.config import build
-from moceir.losses import composite
-from moceir.losses.composite import TERMS, LossBundle
+from moceir.losses import weighted
+from moceir.losses.weighted import WeightedLoss
 from moceir.networks.interface import Restoration
 
-NO_VGG = "loss.perceptual.weights=random"
+TERMS = ["l1", "perceptual", "ms_ssim", "l2", "frequency", "balance"]
+NO_VGG = "loss.terms.perceptual.weights=random"
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +36,25 @@ def test_weights_are_the_documents() -> None:
 
 
 def test_the_total_is_the_weighted_sum_of_all_terms(restoration: Restoration) -> None:
-    bundle: LossBundle = build("loss", [NO_VGG])
+    bundle: WeightedLoss = build("loss", [NO_VGG])
     total, terms = bundle(restoration, CLEAN)
-    assert list(terms) == list(TERMS)
+    assert list(terms) == TERMS
     assert all(float(term) > 0 for term in terms.values())
     expected = sum(bundle.weights[name] * float(term) for name, term in terms.items())
     assert float(total) == pytest.approx(expected, rel=1e-6)
-    assert float(terms["balance"]) == pytest.approx(float(restoration.auxiliary_loss))
+    assert float(terms["balance"]) == pytest.approx(float(restoration.balance_loss))
 
 
 def test_a_term_of_weight_zero_is_neither_computed_nor_loaded(
     restoration: Restoration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: object, **__: object) -> None:
+    def never(*_: object) -> None:
         raise AssertionError("computed")
 
-    for name in ("ms_ssim_loss", "frequency_loss", "PerceptualLoss", "balance_loss"):
-        monkeypatch.setattr(composite, name, never)
-    off = [f"loss.weights.{name}=0" for name in ("perceptual", "ms_ssim", "frequency", "balance", "l2")]
+    monkeypatch.setattr(weighted, "balance_over_processes", never)
+    off = [f"loss.weights.{name}=0" for name in TERMS if name != "l1"]
+    off += ["+loss.terms.never={_target_: builtins.divmod, _partial_: true}", "+loss.weights.never=0"]
+    off += ["loss.terms.perceptual.weights=no such file"]
     total, terms = build("loss", off)(restoration, CLEAN)
     assert list(terms) == ["l1"]
     assert float(total) == pytest.approx(1.5 * float(terms["l1"]))
@@ -84,3 +86,20 @@ def test_nothing_of_it_is_kept_in_checkpoints() -> None:
 def test_weights_that_make_no_sense_are_refused(change: list[str], message: str) -> None:
     with pytest.raises(Exception, match=message):
         build("loss", [NO_VGG, *change])
+
+
+def test_a_new_term_is_a_function_and_a_line(restoration: Restoration) -> None:
+    new = "+loss.terms.huber={_target_: torch.nn.functional.huber_loss, _partial_: true, delta: 0.1}"
+    total, terms = build("loss", [NO_VGG, new, "+loss.weights.huber=2"])(restoration, CLEAN)
+    assert float(terms["huber"]) > 0
+    assert float(total) > 2 * float(terms["huber"])
+
+
+def test_what_a_term_lacks_is_known_before_training() -> None:
+    with pytest.raises(Exception, match="no such file"):
+        build("loss", ["loss.terms.perceptual.weights=nothing.pth"])
+
+
+def test_a_network_without_experts_has_no_balance() -> None:
+    restored = Restoration(torch.rand(2, 3, 40, 40, requires_grad=True))
+    assert list(build("loss", [NO_VGG])(restored, CLEAN)[1]) == TERMS[:-1]
