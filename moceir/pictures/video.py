@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Protocol
@@ -71,6 +72,7 @@ def rewrite(
         with av.open(str(source)) as reader:
             if not reader.streams.video:
                 raise ImageError(f"{source}: holds no video")
+            _check_copies(av, reader, container)
             _restore(av, reader, container, segments, change, seen)
         if not segments.done:
             raise ImageError(f"{source}: holds no frames")
@@ -83,6 +85,17 @@ def rewrite(
         raise ImageError(f"{source}: not a readable video ({error.strerror})") from error
     height, width = segments.done[0].about["size"]
     return height, width, segments.frames
+
+
+def _check_copies(av: ModuleType, reader: Any, container: str) -> None:
+    """Find out before anything is computed whether the target can hold what is copied."""
+    with av.open(BytesIO(), "w", format=container) as writer:
+        for stream in reader.streams:
+            try:
+                if stream.type in _COPIED:
+                    writer.add_stream_from_template(stream)
+            except ValueError as error:
+                raise ImageError(f"{reader.name}: {error}, and sound and subtitles are copied; use .mkv") from error
 
 
 def _restore(
@@ -182,7 +195,8 @@ def _decoding_times(segments: Segments) -> list[int]:
 
 
 def _encoder_name(video: Any, container: str) -> str:
-    return _ENCODERS.get(video.codec_context.name, "libvpx-vp9" if container == "webm" else "libx264")
+    # Not the name of its decoder, which may be another's, such as libdav1d.
+    return _ENCODERS.get(video.codec_context.codec.canonical_name, "libvpx-vp9" if container == "webm" else "libx264")
 
 
 def _set_up(encoder: Any, name: str, video: Any, size: Sequence[int], *, deep: bool) -> None:

@@ -25,12 +25,14 @@ from moceir.pictures.segments import Packet, Segments
 av = pytest.importorskip("av", reason="needs PyAV: pip install 'moceir[video]'")
 
 
-def make_clip(path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p") -> None:
+def make_clip(
+    path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p", codec: str = "libx264"
+) -> None:
     """A pattern that moves, at times of uneven steps, and noise to hear; another pattern from frame ``cut`` on."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:48, 0:64]
     with av.open(str(path), "w") as clip:
-        video = clip.add_stream("libx264", rate=30, options={"crf": "12"})
+        video = clip.add_stream(codec, rate=30, options={"crf": "12"})
         video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
         video.time_base = video.codec_context.time_base = Fraction(1, 90)
         sound = clip.add_stream("aac", rate=48000, layout="stereo")
@@ -93,6 +95,23 @@ def test_ten_bits_stay_ten_bits(identity: Restorer, tmp_path: Path) -> None:
     assert restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4").depth == "uint16"
     with av.open(str(tmp_path / "out.mp4")) as clip:
         assert clip.streams.video[0].pix_fmt == "yuv420p10le"
+
+
+def test_the_codec_is_kept(identity: Restorer, tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mp4", codec="libsvtav1", frames=5)  # which a decoder of another name reads
+    restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as clip:
+        assert clip.streams.video[0].codec_context.codec.canonical_name == "av1"
+
+
+def test_what_the_container_cannot_hold_is_found_before_computing(
+    identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "restore_pixels", lambda *_, **__: pytest.fail("computed"))
+    make_clip(tmp_path / "in.mp4", frames=5)
+    with pytest.raises(ImageError, match=r"in\.mp4: 'webm' format does not support 'aac' codec, .* use \.mkv"):
+        restore_video(identity, tmp_path / "in.mp4", tmp_path / "out" / "a.webm")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_shot_has_one_route(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
