@@ -2,8 +2,9 @@
 
 Training: each life of a run of a tiny network is ended at a random moment, from its start to its end, by SIGKILL or
 SIGTERM, and the next goes on with resume=latest; the run that gets through must have the very bits of one that nobody
-disturbed. Restoring: pictures of many sizes one by one, while resident memory is watched, then from four threads at
-once with one Restorer, whose pictures must be the same.
+disturbed. Restoring: a folder, killed like that, whose files must be those of an undisturbed run, and none made twice; a
+clip with sound; then pictures of many sizes one by one, and from four threads at once with one Restorer, whose pictures
+must be the same. Resident memory is watched.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,7 @@ def restore(count: int, seed: int) -> dict[str, float]:
     different = sum(not np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
     if different:
         raise SystemExit(f"four threads: {different} of {len(pictures)} pictures differ from those restored alone")
-    fifth = max(1, count // 5)  # freed memory is kept, and takes some hundred pictures to settle
-    early, late = (float(np.median(part)) for part in (resident[fifth : 2 * fifth], resident[-fifth:]))
-    if late > early + max(16, early / 50):
-        raise SystemExit(f"resident memory grew from {early:.1f} to {late:.1f} MiB over {count} restores")
+    early, late = check_flat(resident, "restores")
     return {
         "restores": count,
         "resident_early_mib": early,
@@ -198,10 +197,119 @@ def kill(count: int, seed: int, folder: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
+def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str, object]:
+    """Restore a folder, killed so many times at any moment, and compare what comes of it with an undisturbed run."""
+    from moceir.cli.main import main as command
+
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        picture = rng.integers(0, 256, (*rng.integers(16, 97, 2), 3), dtype=np.uint8)
+        write_image(folder / "album" / f"{number:04d}.png", picture)
+
+    def restore_into(target: Path) -> None:
+        logging.getLogger().handlers.clear()
+        sys.argv = ["moceir", "restore", str(folder / "album"), "-o", str(target)]
+        command()
+
+    whole, target, output = folder / "whole", folder / "killed", folder / "restored.txt"
+    begin = time.monotonic()
+    process = start(partial(restore_into, whole), output)
+    if os.waitpid(process, 0)[1]:
+        raise SystemExit(f"the undisturbed run failed: see {output}\n{output.read_text()[-2000:]}")
+    took = time.monotonic() - begin
+
+    killed, again = 0, 0
+    before: dict[str, int] = {}
+    while True:
+        end = time.monotonic() + (rng.uniform(0, 1.5 * took / kills) if killed < kills else math.inf)
+        process = start(partial(restore_into, target), output)
+        done = status = 0
+        while not done and time.monotonic() < end:
+            time.sleep(0.002)
+            done, status = os.waitpid(process, os.WNOHANG)
+        if not done:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            killed += 1
+        after = {path.name: path.stat().st_mtime_ns for path in target.glob("*.png")}
+        again += sum(after.get(name) != written for name, written in before.items())
+        before = after
+        if done:
+            break
+    if status:
+        raise SystemExit(f"the last run failed: see {output}\n{output.read_text()[-2000:]}")
+    different = [path.name for path in whole.iterdir() if path.read_bytes() != (target / path.name).read_bytes()]
+    left = [path.name for path in target.iterdir() if not (whole / path.name).exists()]
+    if different or left or again:
+        raise SystemExit(f"killed runs: {len(different)} files differ, {again} were made again, left behind: {left}")
+    return {"pictures": count, "killed": killed, "files_identical": len(before), "undisturbed_seconds": round(took, 1)}
+
+
+def restore_clip(frames: int, seed: int, folder: Path) -> dict[str, object]:
+    """Restore a clip with sound, of uneven frame times, while resident memory is watched."""
+    import av
+
+    from moceir.inference.video import restore_video
+
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:48, 0:64]
+    with av.open(str(folder / "clip.mp4"), "w") as clip:
+        video = clip.add_stream("libx264", rate=30)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        video.time_base = video.codec_context.time_base = Fraction(1, 90)
+        sound = clip.add_stream("aac", rate=48000, layout="stereo")
+        for index, shown in enumerate(np.cumsum(rng.integers(1, 5, frames)).tolist()):
+            picture = np.stack([columns * 2 + index, rows * 3, rows + columns + index], axis=-1).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = shown, Fraction(1, 90)
+            clip.mux(video.encode(frame))
+        for index in range(frames):
+            noise = rng.normal(0, 0.1, (2, 1024)).astype(np.float32)
+            part = av.AudioFrame.from_ndarray(noise, format="fltp", layout="stereo")
+            part.sample_rate, part.pts, part.time_base = 48000, 1024 * index, Fraction(1, 48000)
+            clip.mux(sound.encode(part))
+        clip.mux(video.encode())
+        clip.mux(sound.encode())
+
+    def content(path: Path) -> tuple[list, list]:
+        """Times of the frames, and times and packets of the sound."""
+        with av.open(str(path)) as clip:
+            times = [frame.time for frame in clip.decode(video=0)]
+        with av.open(str(path)) as clip:
+            return times, [(packet.pts, bytes(packet)) for packet in clip.demux(audio=0) if packet.dts is not None]
+
+    process, resident = psutil.Process(), []
+    restorer = moceir.Restorer(moceir.load_pretrained())
+    report = restore_video(
+        restorer,
+        folder / "clip.mp4",
+        folder / "restored.mp4",
+        seen=lambda _: resident.append(process.memory_info().rss / 2**20),
+    )
+    before, after = content(folder / "clip.mp4"), content(folder / "restored.mp4")
+    if report.frames != frames or before != after:
+        raise SystemExit("the clip's frame times or packets of sound are others than before")
+    early, late = check_flat(resident, "frames")
+    return {
+        "frames": frames, "packets_identical": len(before[1]), "resident_early_mib": early, "resident_late_mib": late
+    }  # fmt: skip
+
+
+def check_flat(resident: Sequence[float], what: str) -> tuple[float, float]:
+    """Resident memory in MiB, early and late, which may not have grown."""
+    fifth = max(1, len(resident) // 5)  # freed memory is kept, and takes some hundred pictures to settle
+    early, late = (float(np.median(part)) for part in (resident[fifth : 2 * fifth], resident[-fifth:]))
+    if late > early + max(16, early / 50):
+        raise SystemExit(f"resident memory grew from {early:.1f} to {late:.1f} MiB over {len(resident)} {what}")
+    return early, late
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restores", type=int, default=5000)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="Of training; a folder is killed ten times.")
+    parser.add_argument("--pictures", type=int, default=200, help="In the folder.")
+    parser.add_argument("--frames", type=int, default=1000, help="Of the clip.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="Kept; by default a temporary one.")
     arguments = parser.parse_args()
@@ -211,6 +319,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if arguments.kills:
             print(json.dumps({"training": kill(arguments.kills, arguments.seed, folder)}), flush=True)
+        if arguments.pictures:
+            report = restore_folder(arguments.pictures, min(10, arguments.pictures), arguments.seed, folder)
+            print(json.dumps({"folder": report}), flush=True)
+        if arguments.frames:
+            print(json.dumps({"clip": restore_clip(arguments.frames, arguments.seed, folder)}), flush=True)
         if arguments.restores:
             print(json.dumps({"restoring": restore(arguments.restores, arguments.seed)}), flush=True)
 

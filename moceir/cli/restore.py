@@ -124,7 +124,13 @@ def restore(
             before_replacing = None if journal is None else partial(journal.note, job)
             if is_video(job.source):
                 return restore_video(
-                    restorer, job.source, job.target, stop=stop, seen=seen, before_replacing=before_replacing
+                    restorer,
+                    job.source,
+                    job.target,
+                    settings=settings,
+                    stop=stop,
+                    seen=seen,
+                    before_replacing=before_replacing,
                 )
             return restorer.restore_file(
                 job.source,

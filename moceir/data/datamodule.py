@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -155,6 +156,8 @@ class RestorationDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind the batch at which the checkpoint was written."""
         self._start = state_dict["batches"]
+        # Lightning asks whether the loaders have a state, and ours is here.
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world_size = self._rank()

@@ -24,7 +24,7 @@ from moceir.networks.routes import route_of
 from moceir.networks.unet import UNet
 from moceir.pictures.compare import side_by_side
 from moceir.pictures.files import read_bytes, replacing, write_atomically
-from moceir.pictures.formats import MAX_PIXELS, Format, check_count, check_values, decode, encode, fit, format_for
+from moceir.pictures.formats import MAX_PIXELS, Format, check_target, check_values, decode, encode, fit, format_for
 from moceir.pictures.picture import ImageError, Metadata, Picture, convert, highest
 
 
@@ -219,7 +219,7 @@ class Restorer:
         start = time.perf_counter()
         format = format_for(target)
         pictures = decode(data, name, max_pixels=max_pixels)
-        check_count(len(pictures), format, target)
+        check_target(pictures, format, target)
         try:
             restored, experts = self.restore_pictures(pictures, format, stop=stop)
         except Exception as error:  # memory, in the words of numpy, torch, CUDA or the system

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +12,52 @@ from threading import Event
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 from moceir.inference.restore import Report, Restorer
 from moceir.pictures.files import replacing
 from moceir.pictures.picture import ImageError, highest
+from moceir.pictures.segments import Segments
 from moceir.pictures.video import rewrite
+
+log = logging.getLogger(__name__)
 
 #: Mean difference of two frames' thumbnails, of 1, above which a new shot begins.
 CUT = 0.1
 _THUMBNAIL = (32, 32)
+
+
+class _Shots:
+    """Restores frames one after the other, those of a shot with the route of its first."""
+
+    def __init__(self, restorer: Restorer, stop: Event | None) -> None:
+        self.restorer, self.stop = restorer, stop
+        self.depth = np.dtype(np.uint8)
+        self.experts: Tensor | None = None
+        """Of the last shot, (layers, 1, k)."""
+        self._before: np.ndarray | None = None
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        before, after = self._before, self._look(pixels)
+        if before is None or np.abs(after - before).mean() > CUT:
+            self.experts = None
+        restored, self.experts = self.restorer.restore_pixels(pixels, self.depth, experts=self.experts, stop=self.stop)
+        return restored
+
+    def _look(self, pixels: np.ndarray) -> np.ndarray:
+        """A thumbnail in [0, 1], by which the next frame is found to be of the same shot."""
+        self.depth = pixels.dtype
+        small = cv2.resize(pixels, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
+        self._before = small / highest(self.depth)
+        return self._before
+
+    def state(self) -> list:
+        return [] if self.experts is None else self.experts.tolist()
+
+    def go_on(self, state: list, last: np.ndarray) -> None:
+        self.experts = torch.tensor(state)
+        self._look(last)
 
 
 def restore_video(
@@ -27,17 +65,22 @@ def restore_video(
     source: Path,
     target: Path,
     *,
+    settings: str = "",
     stop: Event | None = None,
     seen: Callable[[float], None] = lambda _: None,
     before_replacing: Callable[[str], None] | None = None,
 ) -> Report:
     """Restore a video into another file, written whole or not at all; sound and subtitles are copied.
 
-    The routers choose at the first frame of each shot, so that a shot does not flicker between experts.
+    The routers choose at the first frame of each shot, so that a shot does not flicker between experts. A run that
+    ends early leaves the segments that it has finished beside the target, and the next goes on behind them, to the same
+    result.
 
     Args:
         restorer: what restores.
         source, target: files; the target's suffix decides the container.
+        settings: what decides the result, by :func:`moceir.inference.folder.fingerprint`; segments of others are not
+            taken.
         stop, before_replacing: see :meth:`moceir.Restorer.restore_file`.
         seen: is told which share of the video is done, 0 to 1.
 
@@ -48,23 +91,17 @@ def restore_video(
         ImageError: when the source is no readable video, or the target cannot be written.
     """
     start = time.perf_counter()
-    before: np.ndarray | None = None
-    experts: Tensor | None = None
-    depth = np.dtype(np.uint8)
-
-    def change(pixels: np.ndarray) -> np.ndarray:
-        nonlocal before, experts, depth
-        depth = pixels.dtype
-        small = cv2.resize(pixels, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32) / highest(depth)
-        if before is None or np.abs(small - before).mean() > CUT:
-            experts = None
-        before = small
-        restored, experts = restorer.restore_pixels(pixels, depth, experts=experts, stop=stop)
-        return restored
-
+    shots = _Shots(restorer, stop)
     try:
-        with replacing(target, reserve=source.stat().st_size) as file:
-            height, width, frames = rewrite(source, file, target.suffix, change, seen)
+        status = source.stat()
+    except OSError as error:
+        raise ImageError(f"{source}: could not be read ({error.strerror})") from error
+    try:
+        about = [settings, str(source.absolute()), status.st_size, status.st_mtime_ns]
+        with Segments(target, json.dumps(about)) as segments, replacing(target, reserve=status.st_size) as file:
+            if segments.done:
+                log.info("%s: going on behind frame %d", source, segments.frames)
+            height, width, frames = rewrite(source, file, target.suffix, segments, shots, seen)
             if before_replacing is not None:
                 file.flush()
                 before_replacing(_sha256(Path(file.name)))
@@ -78,9 +115,9 @@ def restore_video(
         height=height,
         width=width,
         frames=frames,
-        depth=str(depth),
-        experts=[] if experts is None else experts[:, 0].tolist(),
-        gmacs=0.0 if experts is None else float(restorer.engine.route_costs.of(experts)[0]) / 1e9,
+        depth=str(shots.depth),
+        experts=[] if shots.experts is None else shots.experts[:, 0].tolist(),
+        gmacs=0.0 if shots.experts is None else float(restorer.engine.route_costs.of(shots.experts)[0]) / 1e9,
         seconds=time.perf_counter() - start,
         warnings=[],
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moceir.pictures.picture import ImageError, Picture, convert
+from moceir.pictures.profiles import is_srgb
 
 #: Pixels of all frames together above which a file is refused unless it is asked for.
 MAX_PIXELS = 250_000_000
@@ -37,6 +38,8 @@ class Format(NamedTuple):
     extra: str | None = None
     """The extra of ours that installs the package."""
     written: bool = True
+    profiles: bool = True
+    """False: other colours than sRGB are refused, because without their profile they would come out wrong."""
 
     @property
     def available(self) -> bool:
@@ -53,6 +56,7 @@ TIFF = Format("TIFF", (".tif", ".tiff"), "tiff", "u1 u2 f2 f4 f8", frames=True)
 AVIF = Format("AVIF", (".avif",), "avif", "u1 u2", frames=True, lossy=True)
 JPEG2000 = Format("JPEG 2000", (".jp2",), "jpeg2000", "u1 u2")
 HEIC = Format("HEIC", (".heic", ".heif"), "heif", "u1 u2", lossy=True, package="pillow_heif", extra="heic")
+JPEGXL = Format("JPEG XL", (".jxl",), "jpegxl", "u1 u2", lossy=True, package="pyjpegxl", extra="jxl", profiles=False)
 RAW = Format(
     "camera raw",
     (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
@@ -61,7 +65,7 @@ RAW = Format(
     extra="raw",
     written=False,
 )
-FORMATS = (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000, HEIC, RAW)
+FORMATS = (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, JPEG2000, HEIC, JPEGXL, RAW)
 
 _MARKS = (
     (PNG, 0, b"\x89PNG\r\n\x1a\n"),
@@ -72,6 +76,7 @@ _MARKS = (
     *((TIFF, 0, mark) for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     *((AVIF, 4, b"ftyp" + brand) for brand in (b"avif", b"avis")),
     *((HEIC, 4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    *((JPEGXL, 0, mark) for mark in (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
     (JPEG2000, 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
 )
 
@@ -150,7 +155,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
         ImageError: when the suffix is no format, or the format cannot hold the pictures.
     """
     format = format_for(path)
-    check_count(len(pictures), format, path)
+    check_target(pictures, format, path)
     pictures = [replace(picture, pixels=np.ascontiguousarray(picture.pixels)) for picture in pictures]
     try:
         return import_module(f"moceir.pictures.{format.module}").encode(pictures, format, quality)
@@ -181,10 +186,13 @@ def fit(picture: Picture, format: Format) -> Picture:
     return picture
 
 
-def check_count(count: int, format: Format, path: Path) -> None:
-    """Raise ImageError when a file cannot hold so many pictures."""
-    if count > 1 and not format.frames:
-        raise ImageError(f"{path}: {format.name} holds one picture, not {count}; use TIFF, PNG, WebP or GIF")
+def check_target(pictures: Sequence[Picture], format: Format, path: Path) -> None:
+    """Raise ImageError when a file cannot hold so many pictures, or their colours."""
+    if len(pictures) > 1 and not format.frames:
+        raise ImageError(f"{path}: {format.name} holds one picture, not {len(pictures)}; use TIFF, PNG, WebP or GIF")
+    profile = pictures[0].metadata.profile
+    if profile and not format.profiles and not is_srgb(profile):
+        raise ImageError(f"{path}: {format.name} is written in sRGB only, not with a colour profile; use TIFF or PNG")
 
 
 def check_size(height: int, width: int, frames: int, max_pixels: int | None) -> None:

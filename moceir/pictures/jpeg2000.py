@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import imagecodecs
 import numpy as np
 
+from moceir.pictures.boxes import box, boxes
 from moceir.pictures.formats import Format, check_size
 from moceir.pictures.picture import ImageError, Metadata, Picture, upright, widen
 
@@ -18,36 +19,17 @@ _ENUMERATED, _RESTRICTED_PROFILE = 1, 2
 _SRGB, _GREY = struct.pack(">I", 16), struct.pack(">I", 17)
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each box."""
-    place = 0
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        head = 8
-        if length == 1 and place + 16 <= len(data):
-            (length,), head = struct.unpack_from(">Q", data, place + 8), 16
-        end = place + length if length else len(data)
-        if end < place + head:
-            raise ValueError("a broken box")
-        yield kind, data[place + head : end]
-        place = end
-
-
-def _box(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I4s", len(content) + 8, kind) + content
-
-
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
     """The one picture."""
-    boxes = list(_boxes(data))
-    header = dict(_boxes(next(content for kind, content in boxes if kind == b"jp2h")))
+    parts = list(boxes(data))
+    header = dict(boxes(next(content for kind, content in parts if kind == b"jp2h")))
     height, width, _, depth = struct.unpack_from(">IIHB", header[b"ihdr"])
     check_size(height, width, 1, max_pixels)
     colour = header.get(b"colr", b"\1")
     if b"pclr" in header or (colour[0] == _ENUMERATED and colour[3:7] not in (_SRGB, _GREY)):
         raise ImageError("a JPEG 2000 of indexed colours or of another colour space than RGB or grey; convert it first")
     # Without the boxes around it, because with them the decoder would apply the profile, in 8 bits.
-    values = imagecodecs.jpeg2k_decode(next(content for kind, content in boxes if kind == b"jp2c"))
+    values = imagecodecs.jpeg2k_decode(next(content for kind, content in parts if kind == b"jp2c"))
     if values.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"values of type {values.dtype}")
     bits = depth + 1 if depth < 16 else values.dtype.itemsize * 8
@@ -56,23 +38,23 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     if values.ndim == 3 and values.shape[2] in (2, 4):
         alpha = np.ascontiguousarray(values[..., -1])
         values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
-    blocks = {content[:16]: content[16:] for kind, content in boxes if kind == b"uuid"}
+    blocks = {content[:16]: content[16:] for kind, content in parts if kind == b"uuid"}
     about = Metadata(
         exif=blocks.get(_EXIF),
         xmp=blocks.get(_XMP),
         profile=colour[3:] if colour[0] == _RESTRICTED_PROFILE else None,
-        resolution=_resolution(dict(_boxes(header.get(b"res ", b"")))),
+        resolution=_resolution(dict(boxes(header.get(b"res ", b"")))),
     )
     pixels = np.ascontiguousarray(values)
     return [upright(Picture(pixels=pixels, alpha=alpha, depth=values.dtype, bits=bits, metadata=about))]
 
 
-def _resolution(boxes: dict[bytes, bytes]) -> tuple[float, float] | None:
+def _resolution(places: dict[bytes, bytes]) -> tuple[float, float] | None:
     """Pixels per inch of the resolution to show, or else to capture, a picture at; the boxes have them per metre."""
-    box = boxes.get(b"resd", boxes.get(b"resc"))
-    if box is None:
+    place = places.get(b"resd", places.get(b"resc"))
+    if place is None:
         return None
-    down, down_unit, across, across_unit, down_power, across_power = struct.unpack(">HHHHbb", box)
+    down, down_unit, across, across_unit, down_power, across_power = struct.unpack(">HHHHbb", place)
     if not (down and down_unit and across and across_unit):
         return None
     return across / across_unit * 10.0**across_power * _INCH, down / down_unit * 10.0**down_power * _INCH
@@ -86,23 +68,23 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     data = bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2", reversible=True))
     colours = values.shape[2] if values.ndim == 3 else 1
     header = b""
-    for kind, content in _boxes(next(content for kind, content in _boxes(data) if kind == b"jp2h")):
+    for kind, content in boxes(next(content for kind, content in boxes(data) if kind == b"jp2h")):
         if kind == b"colr" and about.profile:
             content = struct.pack(">BBB", _RESTRICTED_PROFILE, 0, 0) + about.profile
         if kind == b"colr" and not about.profile:
             content = struct.pack(">BBB", _ENUMERATED, 0, 0) + (_SRGB if picture.pixels.ndim == 3 else _GREY)
-        header += _box(kind, content)
+        header += box(kind, content)
     if picture.alpha is not None:
         rows = [(index, 0, index + 1) for index in range(colours - 1)] + [(colours - 1, 1, 0)]
-        header += _box(b"cdef", struct.pack(">H", colours) + b"".join(struct.pack(">HHH", *row) for row in rows))
+        header += box(b"cdef", struct.pack(">H", colours) + b"".join(struct.pack(">HHH", *row) for row in rows))
     if about.resolution:
         across, down = (round(dots / _INCH) for dots in about.resolution)
-        header += _box(b"res ", _box(b"resd", struct.pack(">HHHHbb", *_sixteen(down), *_sixteen(across), 0, 0)))
+        header += box(b"res ", box(b"resd", struct.pack(">HHHHbb", *_sixteen(down), *_sixteen(across), 0, 0)))
     file = b"".join(
-        _box(kind, header if kind == b"jp2h" else content) for kind, content in _boxes(data) if kind != b"cdef"
+        box(kind, header if kind == b"jp2h" else content) for kind, content in boxes(data) if kind != b"cdef"
     )
     for name, block in ((_EXIF, about.exif), (_XMP, about.xmp)):
-        file += _box(b"uuid", name + block) if block else b""
+        file += box(b"uuid", name + block) if block else b""
     return file, []
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from moceir.pictures.picture import ImageError
+from moceir.pictures.segments import Packet, Segments
 
 #: Of files that can hold any number of streams, and the name of FFmpeg's writer for each.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -18,6 +20,8 @@ _ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp8": "libvpx-vp9", "vp9": "
 #: Constant rate factors at which a difference is hard to see.
 _QUALITY = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}
 _COPIED = ("audio", "subtitle")
+#: Frames that are compressed together: what a run that is killed loses, at most. Encoders begin anew every 250 anyway.
+SEGMENT = 120
 
 
 def is_video(path: Path) -> bool:
@@ -25,22 +29,32 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in CONTAINERS
 
 
+class Change(Protocol):
+    """Changes frames, one after the other."""
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Take a frame, (H, W, 3) RGB, uint8 or, of more than 8 bits, uint16, and return one like it."""
+
+    def state(self) -> Any:
+        """What the next frame's change depends on, besides the last frame, in plain values."""
+
+    def go_on(self, state: Any, last: np.ndarray) -> None:
+        """Go on behind a frame, with the state after it."""
+
+
 def rewrite(
-    source: Path,
-    target: BinaryIO,
-    suffix: str,
-    change: Callable[[np.ndarray], np.ndarray],
-    seen: Callable[[float], None],
+    source: Path, target: BinaryIO, suffix: str, segments: Segments, change: Change, seen: Callable[[float], None]
 ) -> tuple[int, int, int]:
     """Change each frame of a video; its times, and all packets of sound and subtitles, stay as they are.
 
-    One frame is in memory at a time, and as many as the encoder looks ahead.
+    One frame is in memory at a time, as many as the encoder looks ahead, and a segment's compressed ones.
 
     Args:
         source: the video.
         target: a file to write into, open for reading and writing.
         suffix: of the target, which decides the container.
-        change: takes a frame, (H, W, 3) RGB, uint8 or, of more than 8 bits, uint16, and returns one like it.
+        segments: what is done; the others are added.
+        change: of the frames.
         seen: is told which share of the video is done, 0 to 1.
 
     Returns:
@@ -53,75 +67,145 @@ def rewrite(
         raise ImageError(f"{source}: video needs PyAV: pip install 'moceir[video]'")
     import av
 
+    container = CONTAINERS[suffix.lower()]
     try:
         with av.open(str(source)) as reader:
             if not reader.streams.video:
                 raise ImageError(f"{source}: holds no video")
-            container = CONTAINERS[suffix.lower()]
+            _check_copies(av, reader, container)
+            _restore(av, reader, container, segments, change, seen)
+        if not segments.done:
+            raise ImageError(f"{source}: holds no frames")
+        with av.open(str(source)) as reader:
             # In thousandths of a second, as it would be, the begin of the first frame is not exact.
             scale = {"movie_timescale": str(reader.streams.video[0].time_base.denominator)}
             with av.open(target, "w", format=container, options=scale if container in ("mp4", "mov") else {}) as writer:
-                return _copy(av, reader, writer, change, seen)
+                _join(av, reader, writer, segments)
     except av.FFmpegError as error:
         raise ImageError(f"{source}: not a readable video ({error.strerror})") from error
+    height, width = segments.done[0].about["size"]
+    return height, width, segments.frames
 
 
-def _copy(
-    av: ModuleType,
-    reader: Any,
-    writer: Any,
-    change: Callable[[np.ndarray], np.ndarray],
-    seen: Callable[[float], None],
-) -> tuple[int, int, int]:
+def _check_copies(av: ModuleType, reader: Any, container: str) -> None:
+    """Find out before anything is computed whether the target can hold what is copied."""
+    with av.open(BytesIO(), "w", format=container) as writer:
+        for stream in reader.streams:
+            try:
+                if stream.type in _COPIED:
+                    writer.add_stream_from_template(stream)
+            except ValueError as error:
+                raise ImageError(f"{reader.name}: {error}, and sound and subtitles are copied; use .mkv") from error
+
+
+def _restore(
+    av: ModuleType, reader: Any, container: str, segments: Segments, change: Change, seen: Callable[[float], None]
+) -> None:
+    """Add the segments that are missing."""
     video = reader.streams.video[0]
     video.thread_type = "AUTO"
+    done = segments.frames
+    packets: list[Packet] = []
+    encoder, frames = None, 0
+
+    def finish() -> None:
+        nonlocal encoder
+        assert encoder is not None
+        packets.extend(_packets(encoder.encode()))
+        segments.add(packets, {"size": (encoder.height, encoder.width), "deep": deep, "state": change.state()})
+        packets.clear()
+        encoder = None
+
+    for frame in reader.decode(video):
+        if frame.pts is None:
+            raise ImageError(f"{reader.name}: holds frames without a time")
+        deep = frame.format.components[0].bits > 8
+        layout = "rgb48le" if deep else "rgb24"
+        frames += 1
+        if frames <= done:  # decoding costs little beside restoring, and is exact where seeking may not be
+            if frames == done:
+                change.go_on(segments.done[-1].about["state"], frame.to_ndarray(format=layout))
+            continue
+        changed = np.ascontiguousarray(np.rot90(change(frame.to_ndarray(format=layout)), frame.rotation // 90))
+        if encoder is None:
+            name = _encoder_name(video, container)
+            encoder = av.CodecContext.create(name, "w")
+            _set_up(encoder, name, video, changed.shape[:2], deep=deep)
+            encoder.flags |= av.codec.context.Flags.global_header  # as the containers want it
+        new = av.VideoFrame.from_ndarray(changed, format=layout)
+        new = new.reformat(
+            format=encoder.pix_fmt, dst_colorspace=frame.colorspace, dst_color_range=frame.color_range or None
+        )
+        new.pts, new.time_base = frame.pts, frame.time_base
+        packets += _packets(encoder.encode(new))
+        if (frames - done) % SEGMENT == 0:
+            finish()
+        if reader.duration and frame.time is not None:
+            seen(min(1.0, (frame.time * av.time_base - (reader.start_time or 0)) / reader.duration))
+    if encoder is not None:
+        finish()
+
+
+def _packets(encoded: Sequence[Any]) -> Iterator[Packet]:
+    return (Packet(packet.pts, packet.is_keyframe, bytes(packet)) for packet in encoded)
+
+
+def _join(av: ModuleType, reader: Any, writer: Any, segments: Segments) -> None:
+    """Write the segments' frames, and the other streams of the source between them."""
+    video = reader.streams.video[0]
     kept = [stream for stream in reader.streams if stream.type in _COPIED]
     copies = {stream.index: writer.add_stream_from_template(stream) for stream in kept}
     writer.metadata.update(reader.metadata)
-    encoder, frames, size = None, 0, (0, 0)
-    early: list = []  # the file's header, which comes first, needs the encoder, which needs a frame
-    for packet in reader.demux([video, *kept]):
-        if packet.stream is not video:
-            if packet.dts is not None:
-                packet.stream = copies[packet.stream.index]
-                if encoder is None:
-                    early.append(packet)
-                else:
-                    writer.mux(packet)
+    about = segments.done[0].about
+    name = _encoder_name(video, writer.format.name)
+    stream = writer.add_stream(name, rate=video.average_rate)
+    _set_up(stream.codec_context, name, video, about["size"], deep=about["deep"])
+    stream.time_base = video.time_base
+
+    def frames() -> Iterator[Any]:
+        for packet, dts in zip(segments.packets(), _decoding_times(segments), strict=True):
+            new = av.Packet(packet.data)
+            new.stream, new.time_base, new.is_keyframe = stream, video.time_base, packet.keyframe
+            new.pts, new.dts = packet.pts, dts
+            yield new
+
+    left = frames()
+    frame = next(left, None)
+    for packet in reader.demux(kept) if kept else ():
+        if packet.dts is None:
             continue
-        for frame in packet.decode():
-            deep = frame.format.components[0].bits > 8
-            pixels = frame.to_ndarray(format="rgb48le" if deep else "rgb24")
-            changed = np.ascontiguousarray(np.rot90(change(pixels), frame.rotation // 90))
-            size = changed.shape[:2]
-            if encoder is None:
-                encoder = _encoder(writer, video, size, deep=deep)
-                writer.mux(early)
-            new = av.VideoFrame.from_ndarray(changed, format="rgb48le" if deep else "rgb24")
-            new = new.reformat(
-                format=encoder.pix_fmt, dst_colorspace=frame.colorspace, dst_color_range=frame.color_range or None
-            )
-            new.pts, new.time_base = frame.pts, frame.time_base
-            writer.mux(encoder.encode(new))
-            frames += 1
-            if reader.duration and frame.time is not None:
-                seen(min(1.0, (frame.time * av.time_base - (reader.start_time or 0)) / reader.duration))
-    if encoder is None:
-        raise ImageError("holds no frames")
-    writer.mux(encoder.encode())
-    return size[0], size[1], frames
+        while frame is not None and frame.dts * frame.time_base <= packet.dts * packet.time_base:
+            writer.mux(frame)
+            frame = next(left, None)
+        packet.stream = copies[packet.stream.index]
+        writer.mux(packet)
+    while frame is not None:
+        writer.mux(frame)
+        frame = next(left, None)
 
 
-def _encoder(writer: Any, video: Any, size: tuple[int, ...], *, deep: bool) -> Any:
-    """A stream to write the frames of a video into, in its own codec if that can be."""
-    name = _ENCODERS.get(video.codec_context.name, "libvpx-vp9" if writer.format.name == "webm" else "libx264")
-    options = {"crf": str(_QUALITY[name])}
+def _decoding_times(segments: Segments) -> list[int]:
+    """When each frame is decoded: rising, across segments, too, and no later than it is shown."""
+    shown = np.array([pts for segment in segments.done for pts, _, _ in segment.packets])
+    in_order = np.sort(shown)
+    ahead = int((np.arange(len(shown)) - np.searchsorted(in_order, shown)).max())
+    step = int(in_order[1] - in_order[0]) if len(shown) > 1 else 1
+    before = [int(in_order[0]) - step * (ahead - index) for index in range(ahead)]
+    return before + in_order[: len(shown) - ahead].tolist()
+
+
+def _encoder_name(video: Any, container: str) -> str:
+    # Not the name of its decoder, which may be another's, such as libdav1d.
+    return _ENCODERS.get(video.codec_context.codec.canonical_name, "libvpx-vp9" if container == "webm" else "libx264")
+
+
+def _set_up(encoder: Any, name: str, video: Any, size: Sequence[int], *, deep: bool) -> None:
+    """Make an encoder ready for the frames of a video."""
+    encoder.options = {"crf": str(_QUALITY[name])}
     if name == "libx265":
-        options["x265-params"] = "log-level=error"
-    encoder = writer.add_stream(name, rate=video.average_rate, options=options)
+        encoder.options |= {"x265-params": "log-level=error"}
     encoder.height, encoder.width = size
     encoder.pix_fmt = "yuv420p10le" if deep else "yuv420p"
-    encoder.time_base = encoder.codec_context.time_base = video.time_base
-    for name in ("color_primaries", "color_trc", "colorspace", "color_range"):
-        setattr(encoder.codec_context, name, getattr(video.codec_context, name))
-    return encoder
+    encoder.framerate, encoder.time_base = video.average_rate, video.time_base
+    for about in ("color_primaries", "color_trc", "colorspace", "color_range"):
+        setattr(encoder, about, getattr(video.codec_context, about))

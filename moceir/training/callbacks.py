@@ -76,7 +76,7 @@ def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
     for task in total.counts:
         for layer, of_layer in enumerate(total.shares(task).tolist()):
             values |= {f"{part}/usage/{task}/{layer}/{expert}": share for expert, share in enumerate(of_layer)}
-    pl_module.log_dict(values)
+    pl_module.log_dict(values, sync_dist=True)  # the same everywhere
 
 
 class Panel(Callback):

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -30,6 +32,8 @@ PREVIOUS = ".previous.ckpt"
 """What the name of the file that was there before ends with, as in last.previous.ckpt."""
 _PATIENCE = 10
 """Seconds in which processes that compute together reach the end of a step; hosts wait 30 before they kill."""
+_TIME_TO_WRITE = 30
+"""Seconds from another process's end until this one is killed, if it has not noticed and ended by itself."""
 _PARTS = {"state_dict", "loops", "optimizer_states", "network_config"}
 
 
@@ -136,6 +140,9 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             for rest in self.path.parent.glob(".*.ckpt.*"):  # of a run that was killed as it wrote
                 rest.unlink(missing_ok=True)
+        for thread in threading.enumerate():
+            if isinstance(thread, _ChildProcessObserver):
+                _give_time(thread)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._written = time.monotonic()
@@ -194,6 +201,17 @@ class LastCheckpoint(Checkpoint):
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint({**checkpoint, **progress}, self.path)
         self._written = time.monotonic()
+
+
+def _give_time(observer: _ChildProcessObserver) -> None:
+    """Let this process, which is killed when one that it started is gone, write its checkpoint before."""
+    kill = observer._terminate_all
+
+    def wait_and_kill() -> None:
+        time.sleep(_TIME_TO_WRITE)
+        kill()
+
+    observer._terminate_all = wait_and_kill  # type: ignore[method-assign]
 
 
 def _progress(trainer: Trainer) -> dict[str, Any]:

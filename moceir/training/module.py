@@ -142,8 +142,9 @@ class RestorationModule(LightningModule):
             scores = {name: cast(MeanMetric, metric).compute() for name, metric in self.scores.items()}
         scores = {name: score for name, score in scores.items() if not score.isnan()}
         of_tasks = [scores[f"psnr/{task}"] for task in self._data.validation_tasks if f"psnr/{task}" in scores]
-        self.log_dict({f"val/{name}": score for name, score in scores.items()})
-        self.log("val/psnr", torch.stack(of_tasks).mean(), prog_bar=True)
+        # They are of all pictures already; sync_dist, which Lightning warns about, averages the same number.
+        self.log_dict({f"val/{name}": score for name, score in scores.items()}, sync_dist=True)
+        self.log("val/psnr", torch.stack(of_tasks).mean(), prog_bar=True, sync_dist=True)
         for metric in self.scores.values():
             cast(MeanMetric, metric).reset()
 

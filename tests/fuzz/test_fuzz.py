@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pytest
 import safetensors.torch
@@ -24,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from PIL import Image
 
 from moceir import MoCEIR, load_network
 from moceir.cli.options import load_sources
@@ -31,6 +31,8 @@ from moceir.config import config_dir
 from moceir.data import pack, shards
 from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture, ImageFile
+from moceir.pictures.formats import FORMATS, encode
+from moceir.pictures.picture import Metadata, Picture
 from moceir.training.checkpoints import read_checkpoint
 from moceir.training.settings import check_settings
 
@@ -58,7 +60,13 @@ def small_network() -> MoCEIR:
 
 
 def picture(suffix: str) -> Callable[[Path], bytes]:
-    return lambda _: cv2.imencode(suffix, photograph())[1].tobytes()
+    """With what a camera says in it, where the format has a place for that."""
+    about = Image.Exif()
+    about[0x010F], about[0x0112] = "Camera & Co", 6
+    about.get_ifd(0x8769)[0x829A] = (1, 250)
+    metadata = Metadata(exif=about.tobytes().removeprefix(b"Exif\0\0"), xmp=b"<x:xmpmeta/>", resolution=(300.0, 300.0))
+    whole = Picture(pixels=photograph(), depth=np.dtype(np.uint8), bits=8, metadata=metadata)
+    return lambda _: encode([whole], Path(f"a{suffix}"))[0]
 
 
 def saved(content: object) -> bytes:
@@ -125,6 +133,9 @@ def open_pack(path: Path) -> None:
             one.open()
 
 
+PICTURES = [format.suffixes[0].removeprefix(".") for format in FORMATS if format.available and format.written]
+
+
 class Reader(NamedTuple):
     file: str
     make: Callable[[Path], bytes]
@@ -133,8 +144,7 @@ class Reader(NamedTuple):
 
 
 READERS = {
-    **{f"picture-{kind}": Reader(f"a.{kind}", picture(f".{kind}"), open_picture) for kind in ("png", "jpg", "bmp")},
-    **{f"picture-{kind}": Reader(f"a.{kind}", picture(f".{kind}"), open_picture) for kind in ("webp", "tif")},
+    **{f"picture-{kind}": Reader(f"a.{kind}", picture(f".{kind}"), open_picture) for kind in PICTURES},
     "weights": Reader("a.safetensors", safetensors_file, load_network),
     "published": Reader("b.safetensors", lambda _: safetensors.torch.save(small_network().state_dict()), load_network),
     "checkpoint-weights": Reader("a.ckpt", checkpoint_file, load_network),

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
+from processes import forked
 
 from moceir import MoCEIR, Restorer
 from moceir.inference.restore import Stopped
 from moceir.inference.video import restore_video
+from moceir.pictures import video
+from moceir.pictures.files import remove_leftovers
 from moceir.pictures.picture import ImageError
+from moceir.pictures.segments import Packet, Segments
 
 av = pytest.importorskip("av", reason="needs PyAV: pip install 'moceir[video]'")
 
 
-def make_clip(path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p") -> None:
+def make_clip(
+    path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p", codec: str = "libx264"
+) -> None:
     """A pattern that moves, at times of uneven steps, and noise to hear; another pattern from frame ``cut`` on."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:48, 0:64]
     with av.open(str(path), "w") as clip:
-        video = clip.add_stream("libx264", rate=30, options={"crf": "12"})
+        video = clip.add_stream(codec, rate=30, options={"crf": "12"})
         video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
         video.time_base = video.codec_context.time_base = Fraction(1, 90)
         sound = clip.add_stream("aac", rate=48000, layout="stereo")
@@ -56,10 +66,14 @@ def read(path: Path) -> tuple[list[float], np.ndarray, list[tuple[float, bytes]]
     return [time for time, _ in frames], np.stack([pixels for _, pixels in frames]), packets
 
 
-@pytest.fixture(scope="module")
-def identity() -> Restorer:
+def make_restorer() -> Restorer:
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
     return Restorer(network, mac_budget=None)
+
+
+@pytest.fixture(scope="module")
+def identity() -> Restorer:
+    return make_restorer()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -81,6 +95,23 @@ def test_ten_bits_stay_ten_bits(identity: Restorer, tmp_path: Path) -> None:
     assert restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4").depth == "uint16"
     with av.open(str(tmp_path / "out.mp4")) as clip:
         assert clip.streams.video[0].pix_fmt == "yuv420p10le"
+
+
+def test_the_codec_is_kept(identity: Restorer, tmp_path: Path) -> None:
+    make_clip(tmp_path / "in.mp4", codec="libsvtav1", frames=5)  # which a decoder of another name reads
+    restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as clip:
+        assert clip.streams.video[0].codec_context.codec.canonical_name == "av1"
+
+
+def test_what_the_container_cannot_hold_is_found_before_computing(
+    identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "restore_pixels", lambda *_, **__: pytest.fail("computed"))
+    make_clip(tmp_path / "in.mp4", frames=5)
+    with pytest.raises(ImageError, match=r"in\.mp4: 'webm' format does not support 'aac' codec, .* use \.mkv"):
+        restore_video(identity, tmp_path / "in.mp4", tmp_path / "out" / "a.webm")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_shot_has_one_route(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +143,76 @@ def test_what_is_stopped_or_broken_leaves_nothing(identity: Restorer, tmp_path: 
     with pytest.raises(ImageError, match=r"text\.mp4: not a readable video"):
         restore_video(identity, tmp_path / "text.mp4", tmp_path / "out" / "b.mp4")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+@pytest.mark.parametrize(
+    ("where", "done"),
+    [("in the third segment", 14), ("as the third is written", 14), ("at the end", 24)],
+)
+def test_a_run_that_is_killed_goes_on_behind_the_last_whole_segment(
+    identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, done: int
+) -> None:
+    """A shot begins in the second segment, and the third must know its route."""
+    monkeypatch.setattr(video, "SEGMENT", 7)
+    make_clip(tmp_path / "in.mp4", frames=24, cut=11)
+    whole, target = tmp_path / "whole.mp4", tmp_path / "out" / "a.mp4"
+    restore_video(identity, tmp_path / "in.mp4", whole)
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed() -> None:
+        restorer = make_restorer()
+        frames = []
+        restore, add = restorer.restore_pixels, Segments.add
+
+        def restoring(*arguments: Any, **options: Any) -> Any:
+            frames.append(None)
+            if where == "in the third segment" and len(frames) == 18:
+                die()
+            return restore(*arguments, **options)
+
+        def adding(segments: Segments, packets: list[Packet], about: dict) -> None:
+            add(segments, packets, about)
+            if where == "as the third is written" and len(segments.done) == 3:
+                os.truncate(segments.path, segments.path.stat().st_size - 5)
+                die()
+            if segments.frames == 24:
+                die()
+
+        restorer.restore_pixels, Segments.add = restoring, adding  # type: ignore[method-assign,assignment]
+        restore_video(restorer, tmp_path / "in.mp4", target)
+
+    assert forked(killed) == -signal.SIGKILL
+    assert not target.exists()
+    routes = []
+    restore = identity.restore_pixels
+
+    def watched(*arguments: Any, experts: Any = None, **options: Any) -> Any:
+        routes.append(experts is None)
+        return restore(*arguments, experts=experts, **options)
+
+    monkeypatch.setattr(identity, "restore_pixels", watched)
+    remove_leftovers(target.parent)  # as every run over files does
+    restore_video(identity, tmp_path / "in.mp4", target)
+    assert len(routes) == 24 - done
+    assert not any(routes)
+    assert target.read_bytes() == whole.read_bytes()
+    assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
+
+
+def test_segments_of_other_settings_are_begun_anew(tmp_path: Path) -> None:
+    target = tmp_path / "a.mp4"
+    with suppress(KeyboardInterrupt), Segments(target, "settings") as segments:
+        with pytest.raises(ImageError, match=r"a\.mp4: another run restores into it"):
+            Segments(target, "settings")
+        segments.add([Packet(3, True, b"abc"), Packet(1, False, b"de")], {"state": [1]})
+        raise KeyboardInterrupt
+    with suppress(KeyboardInterrupt), Segments(target, "settings") as segments:
+        assert list(segments.packets()) == [Packet(3, True, b"abc"), Packet(1, False, b"de")]
+        assert segments.done[0].about == {"state": [1]}
+        raise KeyboardInterrupt
+    with Segments(target, "others") as segments:
+        assert not segments.done
+    assert not list(tmp_path.iterdir())

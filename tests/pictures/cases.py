@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import cv2
@@ -328,6 +329,21 @@ def lab(values: np.ndarray, profile: bytes) -> np.ndarray:
     return np.stack([planes[..., 0] / 2.55, *(plane.astype(np.int8) for plane in np.rollaxis(planes[..., 1:], 2))], -1)
 
 
+def jpegxl_cases() -> Iterator[Case]:
+    """For which a package must be installed."""
+    import pyjpegxl
+
+    for bits in (8, 16):
+        kinds = {"grey": grey(), "greya": np.dstack([grey(), alpha()])}
+        kinds |= {"rgb": colours(), "rgba": np.dstack([colours(), alpha()])}
+        for name, values in kinds.items():
+            data = pyjpegxl.encode_from_numpy(rounded(values, bits), lossless=True)
+            meaning = three(grey()) if name.startswith("grey") else colours()
+            yield Case(f"{name}{bits}.jxl", data, meaning, alpha() if name.endswith("a") else None, bits, 50)
+    lossy = imagecodecs.jpegxl_encode(rounded(colours(), 8), distance=1.0, lossless=False, usecontainer=True)
+    yield Case("lossy.jxl", bytes(lossy), colours(), None, 8, 38)
+
+
 def refused_cases() -> Iterator[tuple[str, bytes, str]]:
     """Name, content, and a part of the message."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -380,4 +396,5 @@ def refused_cases() -> Iterator[tuple[str, bytes, str]]:
 
 
 def all_cases() -> list[Case]:
-    return [*png_cases(), *jpeg_cases(), *other_cases(), *tiff_cases(), *orientation_cases()]
+    jpegxl = jpegxl_cases() if find_spec("pyjpegxl") else ()
+    return [*png_cases(), *jpeg_cases(), *other_cases(), *tiff_cases(), *orientation_cases(), *jpegxl]

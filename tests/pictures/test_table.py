@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import imagecodecs
@@ -35,6 +39,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from moceir import MoCEIR, Restorer, load_pretrained
 from moceir.inference.folder import plan
+from moceir.inference.restore import Report
 from moceir.pictures import formats
 from moceir.pictures.picture import ImageError
 
@@ -54,6 +59,8 @@ def look(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.dtype]:
     if path.suffix == ".tif":
         with tifffile.TiffFile(path) as file:
             values, extra = file.asarray(), [int(kind) for kind in file.pages[0].extrasamples]
+    elif path.suffix == ".jxl":
+        values, extra = imagecodecs.jpegxl_decode(path.read_bytes()), []
     elif path.suffix in (".png", ".jp2") or (path.suffix == ".avif" and b"pixi\0\0\0\0\3\x08" not in path.read_bytes()):
         values, extra = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), []
         if values is None:  # a JPEG 2000 of grey with alpha, which OpenCV does not take
@@ -91,11 +98,32 @@ def test_the_table_is_a_table() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
+class Restored(NamedTuple):
+    source: Path
+    target: Path
+    report: Report
+
+
+@pytest.fixture(scope="module")
+def restored(identity: Restorer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bytes], Restored]:
+    """What becomes of a file of the table; once, because two tests look at it."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "in").mkdir()
+    made: dict[str, Restored] = {}
+
+    def restore(name: str, data: bytes) -> Restored:
+        if name not in made:
+            source, target = folder / "in" / name, folder / "out" / name
+            source.write_bytes(data)
+            made[name] = Restored(source, target, identity.restore_file(source, target))
+        return made[name]
+
+    return restore
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_every_kind_of_file_means_what_it_meant(identity: Restorer, tmp_path: Path, case: Case) -> None:
-    source, target = tmp_path / case.name, tmp_path / "out" / case.name
-    source.write_bytes(case.data)
-    report = identity.restore_file(source, target)
+def test_every_kind_of_file_means_what_it_meant(restored: Callable[[str, bytes], Restored], case: Case) -> None:
+    _, target, report = restored(case.name, case.data)
     assert (report.height, report.width, report.frames) == (HEIGHT, WIDTH, 1)
     shades, alpha, dtype = look(target)
     assert dtype.itemsize * 8 == (case.bits if case.bits != 12 else 16)
@@ -164,44 +192,31 @@ def test_what_cannot_be_restored_is_refused_by_name(
     assert capfd.readouterr().err == ""  # no library says anything without the file's name
 
 
-def tags(path: Path) -> dict[str, object]:
-    """What exiftool finds in a file, but for how it is stored."""
-    run = subprocess.run(["exiftool", "-json", "-G1", "-n", str(path)], capture_output=True, text=True, check=True)
-    stored = (
-        "ExifTool",
-        "System",
-        "File",
-        "SourceFile",
-        "PNG",
-        "RIFF",
-        "Meta",
-        "ItemList",
-        "JFIF",
-        "Composite",
-        "QuickTime",
-    )
-    found = json.loads(run.stdout)[0]
-    structure = (
-        "ImageWidth",
-        "ImageHeight",
-        "BitsPerSample",
-        "Compression",
-        "PhotometricInterpretation",
-        "StripOffsets",
-    )
-    structure += (
-        "SamplesPerPixel",
-        "RowsPerStrip",
-        "StripByteCounts",
-        "PlanarConfiguration",
-        "Predictor",
-        "ExtraSamples",
-    )
-    structure += ("SampleFormat", "YCbCrPositioning", "Orientation", "XMPToolkit")
+#: Groups and tags of exiftool's that are about how pixels are stored, not about the picture.
+_STORED = {
+    "Adobe", "Composite", "ExifTool", "File", "ItemList", "JFIF", "Meta", "PNG", "QuickTime", "RIFF", "SourceFile",
+    "System",
+}  # fmt: skip
+_STRUCTURE = {
+    "BitsPerComponent", "BitsPerPixel", "BitsPerSample", "ColorMap", "Compression", "ExtraSamples", "ImageHeight",
+    "ImageWidth", "JPEGTables", "Orientation", "PhotometricInterpretation", "PlanarConfiguration", "Predictor",
+    "PreviewImage", "PreviewImageLength", "PreviewImageStart", "ReferenceBlackWhite", "RowsPerStrip", "SampleFormat",
+    "SamplesPerPixel", "StripByteCounts", "StripOffsets", "TileByteCounts", "TileLength", "TileOffsets", "TileWidth",
+    "TransparentColor", "XMPToolkit", "YCbCrPositioning", "YCbCrSubSampling",
+}  # fmt: skip
+
+
+def tags(*paths: Path) -> dict[str, dict[str, object]]:
+    """What exiftool finds in files, but for how they are stored; by their names."""
+    command = ["exiftool", "-json", "-G1", "-n", *map(str, paths)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
-        tag: value
-        for tag, value in found.items()
-        if tag.split(":")[0] not in stored and tag.split(":")[-1] not in structure
+        Path(found["SourceFile"]).name: {
+            tag: value
+            for tag, value in found.items()
+            if tag.split(":")[0] not in _STORED and tag.split(":")[-1] not in _STRUCTURE
+        }
+        for found in json.loads(run.stdout)
     }
 
 
@@ -225,6 +240,27 @@ def described(suffix: str, *, orientation: int = 1, order: str = "<") -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool (Debian: libimage-exiftool-perl)")
+def test_the_metadata_of_the_whole_table(restored: Callable[[str, bytes], Restored]) -> None:
+    files = [(case.name, case.data) for case in CASES]
+    files += [(f"{name}{suffix}", data) for suffix, name, data in profile_cases()]
+    both = [restored(*file) for file in files]
+    assert len(both) >= 120
+    before, after = tags(*(one.source for one in both)), tags(*(one.target for one in both))
+    different = {}
+    for name, found in before.items():
+        if re.match("turned[5-8]", name) and "ExifIFD:ExifImageWidth" in found:
+            sides = "ExifIFD:ExifImageWidth", "ExifIFD:ExifImageHeight"
+            found |= zip(sides, [found[side] for side in reversed(sides)], strict=True)
+        different |= {
+            f"{name}: {tag}": (value, after[name].get(tag))
+            for tag, value in found.items()
+            if after[name].get(tag) != value
+        }
+    assert different == {"bigtiff.tif: IFD0:Software": ("tifffile.py", None)}  # which is said
+    assert sum(map(len, before.values())) > 900
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool (Debian: libimage-exiftool-perl)")
 @pytest.mark.parametrize(
     ("source", "target"),
     [(kind, kind) for kind in (".jpg", ".png", ".webp", ".avif", ".tif")]
@@ -234,7 +270,7 @@ def described(suffix: str, *, orientation: int = 1, order: str = "<") -> bytes:
 def test_metadata_is_kept_tag_by_tag(identity: Restorer, tmp_path: Path, source: str, target: str, order: str) -> None:
     (tmp_path / f"in{source}").write_bytes(described(source, order=order))
     identity.restore_file(tmp_path / f"in{source}", tmp_path / f"out{target}")
-    before, after = tags(tmp_path / f"in{source}"), tags(tmp_path / f"out{target}")
+    before, after = tags(tmp_path / f"in{source}", tmp_path / f"out{target}").values()
     assert before["IFD0:Make"] == "Camera & Co"
     assert before["ExifIFD:ISO"] == 800
     assert before["GPS:GPSLatitudeRef"] == "N"
@@ -371,6 +407,33 @@ def test_heic(identity: Restorer, tmp_path: Path, bits: int, clear: bool) -> Non
     assert seen.info["icc_profile"] == PROFILES["ProPhoto"]
     assert seen.info["exif"].removeprefix(b"Exif\0\0") == exif()
     assert seen.info["xmp"] == XMP
+
+
+def test_jpeg_xl(identity: Restorer, tmp_path: Path) -> None:
+    pyjpegxl = pytest.importorskip("pyjpegxl", reason="needs pyjpegxl: pip install 'moceir[jxl]'")
+    light = pyjpegxl.encode_from_numpy(colours().astype(np.float32), lossless=True)  # linear
+    (tmp_path / "in.jxl").write_bytes(light)
+    assert identity.restore_file(tmp_path / "in.jxl", tmp_path / "out.tif").depth == "float32"
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert np.allclose(file.asarray(), colours(), atol=1e-6)
+        assert file.pages[0].iccprofile == pyjpegxl.probe(light).icc
+    wide = pillow(Image.fromarray(rounded(colours(), 8)), "PNG", icc_profile=PROFILES["AdobeRGB"])
+    (tmp_path / "in.png").write_bytes(wide)
+    moving = "/woYQMEAAopLAggCoggAAGwASxiLFcIRMm8F+i8QAwAHabMtPIjLqQKgExQACCIAACBAAIgSAEQASxiLFVJcuk/21R1AVApwpxQ="
+    (tmp_path / "moving.jxl").write_bytes(base64.b64decode(moving))  # two frames, by libjxl's cjxl
+    (tmp_path / "cut.jxl").write_bytes(light[: len(light) // 2])
+    for source, message in {
+        "in.png": r"out\.jxl: JPEG XL is written in sRGB only",
+        "in.jxl": r"out\.jxl: JPEG XL is written in sRGB only",
+        "moving.jxl": r"moving\.jxl: an animated JPEG XL",
+        "cut.jxl": r"cut\.jxl: not a readable picture",
+    }.items():
+        with pytest.raises(ImageError, match=message):
+            identity.restore_file(tmp_path / source, tmp_path / "out.jxl")
+    (tmp_path / "in.jpg").write_bytes(pillow(Image.fromarray(rounded(colours(), 8)), "JPEG", quality=95))
+    for quality in (30, 95):
+        identity.restore_file(tmp_path / "in.jpg", tmp_path / f"{quality}.jxl", quality=quality)
+    assert (tmp_path / "30.jxl").stat().st_size < (tmp_path / "95.jxl").stat().st_size
 
 
 def negative() -> bytes:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import socket
 import sys
 import time
+import warnings
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from processes import forked, start, train_command, wait, wait_for
 from test_training import PHOTOGRAPHS, SMALL
 
@@ -92,25 +96,74 @@ def test_a_signal_before_the_first_step(photographs: Path, tmp_path: Path) -> No
     assert output.read_text().splitlines()[-1].endswith("stopped by SIGTERM")
 
 
+def start_together(output: Path, *arguments: object) -> list[int]:
+    """A run of two processes that were started by somebody else, such as torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+
+    def train(rank: int) -> None:
+        os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        warnings.simplefilter("default")  # as for a user
+        train_command(*arguments, "trainer=ddp")
+
+    return [start(partial(train, rank), output.with_suffix(f".{rank}.txt")) for rank in range(2)]
+
+
+def test_processes_that_are_told_to_end_together_are_resumed_exactly(photographs: Path, tmp_path: Path) -> None:
+    fast = [*FAST, f"data.root={photographs}", "data.sets.photographs.repeat=8", "optimizer.lr=5e-3"]
+    whole, ended = (f"hydra.run.dir={tmp_path / name}" for name in ("whole", "ended"))
+    undisturbed = start_together(tmp_path / "whole", *fast, whole)
+    assert [wait(process) for process in undisturbed] == [0, 0], (tmp_path / "whole.0.txt").read_text()
+
+    processes = start_together(tmp_path / "first", *fast, ended)
+    last = tmp_path / "ended" / "checkpoints" / "last.ckpt"
+    wait_for(last.exists, processes[0])
+    for process in processes:
+        os.kill(process, signal.SIGTERM)
+    assert [wait(process) for process in processes] == [128 + signal.SIGTERM] * 2, (
+        tmp_path / "first.0.txt"
+    ).read_text()
+    said = (tmp_path / "first.0.txt").read_text()
+    assert said.splitlines()[-1].endswith(f"stopped by SIGTERM; go on with resume={last}")
+    assert "Traceback" not in said
+    steps = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < read_checkpoint(last)["global_step"] < steps
+
+    resumed = start_together(tmp_path / "second", *fast, ended, f"resume={last}")
+    assert [wait(process) for process in resumed] == [0, 0], (tmp_path / "second.0.txt").read_text()
+    said = (tmp_path / "second.0.txt").read_text()
+    assert "resumable" not in said
+    assert "sync_dist" not in said
+    one, other = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "ended")
+    )
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
+
+
 def test_one_process_killed_ends_the_others(photographs: Path, tmp_path: Path) -> None:
     arguments = [*FAST, f"data.root={photographs}", f"paths.runs={tmp_path / 'runs'}", "trainer=ddp"]
     arguments += ["callbacks.last.minutes=60", "trainer.log_every_n_steps=1"]
-    with (tmp_path / "output.txt").open("w") as output:
-        command = [sys.executable, "-m", "moceir.cli.train", *arguments]
-        main = subprocess.Popen(command, stdout=output, stderr=output)
+
+    def train() -> None:
+        # Lightning starts the other process, by the name of this one's program.
+        sys.modules["__main__"].__spec__ = find_spec("moceir.cli.train")
+        train_command(*arguments)
+
+    main = start(train, tmp_path / "output.txt")
 
     def steps() -> int:
         return sum(path.read_text().count("\n") for path in tmp_path.glob("runs/*/*/metrics.csv"))
 
-    try:
-        wait_for(lambda: steps() >= 5, main.pid, 120)
-        (other,) = (one for one in psutil.Process(main.pid).children() if "moceir.cli.train" in " ".join(one.cmdline()))
-        start = time.monotonic()
-        other.kill()
-        status = main.wait(60)
-        took = time.monotonic() - start
-    finally:
-        main.kill()
+    wait_for(lambda: steps() >= 5, main, 120)
+    (other,) = (one for one in psutil.Process(main).children() if "moceir.cli.train" in " ".join(one.cmdline()))
+    begin = time.monotonic()
+    other.kill()
+    status = wait(main)
+    took = time.monotonic() - begin
     text = (tmp_path / "output.txt").read_text()
     (last,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     assert read_checkpoint(last)["global_step"] >= 2, "there is a row for each step, and one for its rate"
