@@ -2,9 +2,9 @@
 
 Training: each life of a run of a tiny network is ended at a random moment, from its start to its end, by SIGKILL or
 SIGTERM, and the next goes on with resume=latest; the run that gets through must have the very bits of one that nobody
-disturbed. Restoring: a folder, killed like that, whose files must be those of an undisturbed run, and none made twice; a clip
-with sound; then pictures of many sizes one by one, and from four threads at once with one Restorer, whose pictures
-must be the same. Resident memory is watched.
+disturbed. Restoring: a folder, killed like that, whose files must be those of an undisturbed run, and none made twice;
+a clip with sound; then pictures of many sizes one by one, and from four threads at once with one Restorer, whose
+pictures must be the same. Resident memory is watched.
 """
 
 from __future__ import annotations
