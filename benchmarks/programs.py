@@ -6,9 +6,11 @@ have is used outside the functions that need more.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.profiler import profile
 
 import moceir
 from moceir import Restorer, load_pretrained
@@ -130,18 +131,41 @@ def product() -> Run:
     return lambda: left @ right
 
 
+class _Mallinfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc's malloc.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+def allocated() -> int:
+    """Bytes that glibc has given out."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    now = mallinfo()
+    return now.uordblks + now.hblkhd
+
+
 def live(network: str, height: int, width: int) -> dict[str, Any]:
-    """Bytes of tensors made meanwhile that exist at once, at most; by torch's profiler, dearest expert."""
+    """Bytes that are in use at once, at most, besides those in use before; looked at every millisecond."""
     run = forced(network, height, width, 3) if network == "published" else restore(network, height, width)
     run()
-    with profile(profile_memory=True) as recorded:
-        run()
-    now = peak = 0
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return {"live": peak}
+    before = peak = allocated()
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.001):
+            peak = max(peak, allocated())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    run()
+    stop.set()
+    watcher.join()
+    return {"live": peak - before}
 
 
 def differences() -> dict[str, float]:
