@@ -211,7 +211,7 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
         sys.argv = ["moceir", "restore", str(folder / "album"), "-o", str(target)]
         command()
 
-    whole, target, output = folder / "whole", folder / "killed", folder / "restored.txt"
+    whole, target, output = folder / "undisturbed", folder / "ended", folder / "restored.txt"
     begin = time.monotonic()
     process = start(partial(restore_into, whole), output)
     if os.waitpid(process, 0)[1]:

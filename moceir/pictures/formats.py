@@ -139,7 +139,8 @@ def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> li
     except MemoryError as error:
         raise ImageError(f"{name}: not enough memory to decode it") from error
     except Exception as error:  # each library has its own ways to say that a file is damaged
-        raise ImageError(f"{name}: not a readable picture ({format.name}: {error})") from error
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{name}: not a readable picture ({format.name}: {reason})") from error
     return pictures
 
 
