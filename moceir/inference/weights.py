@@ -20,8 +20,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from moceir.networks.moce_ir import MoCEIR
-from moceir.networks.naf import NAFNet
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 
@@ -31,9 +29,6 @@ _FORMAT = "moceir"
 _SHIPPED = "moce_ir_30g.safetensors"
 _LARGEST = 1024
 """No width, count or window in a network's configuration is larger."""
-
-#: The networks that a file may name. Nothing else is built, whatever a file says.
-NETWORKS: dict[str, type[UNet]] = {"MoCEIR": MoCEIR, "NAFNet": NAFNet}
 
 #: What files of before there was a second one hold.
 _FIRST = "MoCEIR"
@@ -111,8 +106,9 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     state, kind, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
-    if kind not in NETWORKS:
-        raise WeightsError(f"{path}: holds a network {kind!r}; this package knows {', '.join(NETWORKS)}")
+    known = {one.__name__: one for one in _subclasses(UNet)}
+    if kind not in known:
+        raise WeightsError(f"{path}: holds a network {kind!r}; this program knows {', '.join(known)}")
     if config is None:
         state = rename_published(state)
         _check_published(path, state)
@@ -120,8 +116,8 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
         config = _infer_config(state) if config is None else config
         if topk not in (None, config.get("topk")):
             config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
-        _check_sizes(state, NETWORKS[kind], config)
-        network = NETWORKS[kind](**config)
+        _check_sizes(state, known[kind], config)
+        network = known[kind](**config)
         network.load_state_dict(state)
     except Exception as error:  # a foreign configuration may be anything, and fail anywhere
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -132,6 +128,13 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
             f"{path}: {broken} holds NaN or infinity, so nothing could be restored; the run had diverged"
         )
     return network.eval()
+
+
+def _subclasses(kind: type[UNet]) -> Iterator[type[UNet]]:
+    """The networks that this program has imported. Nothing else is built, and nothing imported, whatever a file says."""
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)
 
 
 def not_finite(state: State) -> str | None:
