@@ -131,7 +131,7 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
 
 
 def _subclasses(kind: type[UNet]) -> Iterator[type[UNet]]:
-    """The networks that this program has imported. Nothing else is built, and nothing imported, whatever a file says."""
+    """The networks that this program has imported; whatever a file says, nothing else is built or imported."""
     for one in kind.__subclasses__():
         yield one
         yield from _subclasses(one)
