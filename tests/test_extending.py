@@ -35,8 +35,8 @@ def test_every_example_trains_and_its_network_restores(
     photographs.rename(tmp_path / "holidays")
     arguments = [
         f"hydra.searchpath=[file://{tmp_path}/mine/conf]", "debug=quick", "loss=sharp", "degradation=salt",
-        "data=holidays", "logger=lines", "network=tiny", f"data.root={tmp_path}", f"paths.runs={tmp_path / 'runs'}", "data.crop=32",
-        "trainer.log_every_n_steps=1",
+        "data=holidays", "logger=lines", "network=tiny", f"data.root={tmp_path}", f"paths.runs={tmp_path / 'runs'}",
+        "data.crop=32", "trainer.log_every_n_steps=1",
     ]  # fmt: skip
     command = [sys.executable, "-m", "moceir.cli.train", *arguments]
     run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
