@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
 
 from moceir.networks.interface import Restoration
 from moceir.networks.routing import balance_loss
@@ -20,6 +22,25 @@ def balance_over_processes(restoration: Restoration) -> Tensor:
     """
     statistics = torch.stack(restoration.importance_and_load)
     if restoration.image.requires_grad and dist.is_available() and dist.is_initialized():
-        statistics = all_reduce(statistics) / dist.get_world_size()
+        statistics = _SumOverProcesses.apply(statistics) / dist.get_world_size()
     importance, load = statistics
     return balance_loss(importance, load).mean()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of every process's tensor. Each one's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, grad: Tensor) -> Tensor:
+        return _summed(grad)
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
