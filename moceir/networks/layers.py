@@ -53,7 +53,7 @@ class Convolution(nn.Conv2d):
     @property
     def reach(self) -> int:
         """How many rows above and below a strip it looks at."""
-        return self.padding[0]  # type: ignore[return-value]  # numbers are all that is given here
+        return int(self.padding[0])
 
     def forward(self, x: Tensor, halo: Halo = NO_HALO, activation: str = "none") -> Tensor:
         """(B, C, H, W) -> (B, C', H', W') with ``halo.after(reach)``, then ``"none"``, ``"gelu"`` or ``"silu"``."""

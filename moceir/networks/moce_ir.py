@@ -23,7 +23,7 @@ class Fuse(Convolution):
     def __init__(self, *, dim: int) -> None:
         super().__init__(2 * dim, dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # it takes two maps
         """(B, C, H, W) each -> (B, C, H, W)."""
         return super().forward(torch.cat([x, skip], dim=1))
 

@@ -108,7 +108,7 @@ class DoubleAndNarrow(Convolution):
     def __init__(self, *, dim: int) -> None:
         super().__init__(dim, 2 * dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:  # type: ignore[override]  # no activation
         """It needs no halo."""
         return F.pixel_shuffle(super().forward(x), 2)
 
