@@ -23,6 +23,7 @@ MAY_USE = {
     "losses": {"networks"},
     "engine": {"networks", "cores"},
     "export": {"networks"},
+    "hub": {"networks", "inference", "extras"},
     "inspection": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference"},
