@@ -15,16 +15,30 @@ PACKAGE = Path(moceir.__file__).parent
 MAY_USE = {
     "config": set(),
     "cores": set(),
+    "extras": set(),
     "networks": set(),
-    "pictures": set(),
-    "data": {"pictures"},
+    "pictures": {"extras"},
+    "data": {"pictures", "extras"},
     "complexity": {"networks"},
     "losses": {"networks"},
     "engine": {"networks", "cores"},
+    "export": {"networks"},
+    "hub": {"networks", "inference", "extras"},
     "inspection": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference"},
-    "cli": {"networks", "engine", "data", "pictures", "inference", "training", "complexity", "config"},
+    "cli": {
+        "extras",
+        "export",
+        "networks",
+        "engine",
+        "data",
+        "pictures",
+        "inference",
+        "training",
+        "complexity",
+        "config",
+    },
 }
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from moceir import __version__
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
+from moceir.cli.export import app as export
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (restore, evaluate, macs, demo, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
+app.add_typer(export, name="export")
 
 
 @app.command(

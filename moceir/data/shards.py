@@ -14,7 +14,6 @@ import logging
 import tarfile
 import zlib
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from time import sleep as _sleep
@@ -28,6 +27,7 @@ from moceir.data.pack import plan_shards
 from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import ImageFile
+from moceir.extras import require
 from moceir.pictures.arrays import decode_image
 from moceir.pictures.files import write_atomically
 from moceir.pictures.picture import ImageError
@@ -70,8 +70,7 @@ class Shard(NamedTuple):
 
 def need_webdataset() -> None:
     """Raise a ValueError that says how to install it when it is not there."""
-    if not find_spec("webdataset"):
-        raise ValueError("streaming needs webdataset: pip install 'moceir[streaming]'")
+    require("streaming", "streaming", "webdataset")
 
 
 def write_shards(

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,23 @@ def save_network(network: UNet, path: str | Path) -> None:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: networks are saved as .safetensors")
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {"format": _FORMAT, "network": type(network).__name__, "config": json.dumps(network.config)}
-    write_atomically(path, safetensors.torch.save(state, metadata), durable=True)
+    write_atomically(path, safetensors.torch.save(state, metadata_of(network)), durable=True)
+
+
+def metadata_of(network: UNet) -> dict[str, str]:
+    """What a file of weights says of itself: what :func:`load_network` needs, and ModelSpec's keys for those who list
+    models.
+    """
+    name = type(network).__name__
+    return {
+        "format": _FORMAT,
+        "network": name,
+        "config": json.dumps(network.config),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"moceir/{name}",
+        "modelspec.implementation": f"moceir {version('moceir')}",
+        "modelspec.title": f"moceir {name}",
+    }
 
 
 def rename_published(state: State) -> State:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moceir.extras import remedy
 from moceir.pictures.picture import ImageError, Picture, convert
 from moceir.pictures.profiles import is_srgb
 
@@ -217,4 +218,4 @@ def check_values(pixels: np.ndarray) -> None:
 
 def _need(format: Format, name: object) -> None:
     if not format.available:
-        raise ImageError(f"{name}: {format.name} needs {format.package}: pip install 'moceir[{format.extra}]'")
+        raise ImageError(remedy(f"{name}: {format.name}", str(format.package), str(format.extra)))

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from moceir.extras import remedy
 from moceir.pictures.picture import ImageError
 from moceir.pictures.segments import Packet, Segments
 
@@ -64,7 +65,7 @@ def rewrite(
         ImageError: when PyAV is not installed, or the source is no readable video.
     """
     if not find_spec("av"):
-        raise ImageError(f"{source}: video needs PyAV: pip install 'moceir[video]'")
+        raise ImageError(remedy(f"{source}: video", "PyAV", "video"))
     import av
 
     container = CONTAINERS[suffix.lower()]

@@ -1,0 +1,82 @@
+"""Time of the engine, ONNX Runtime and OpenVINO on one picture, by turns in one run.
+
+python benchmarks/export.py --route 1,1,1,1,1,1,1 --seconds 40
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+
+import moceir
+from moceir.engine.schedule import Engine
+from moceir.export.onnx import parse_route, to_onnx
+from moceir.export.openvino import to_openvino
+from moceir.networks.unet import UNet
+
+
+def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> dict[str, Callable[[], np.ndarray]]:
+    """What restores the same picture, by name; each gives (1, 3, H, W)."""
+    x = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    experts = parse_route(route, network)
+    choice = None if not experts else torch.tensor(experts)[:, None]
+    engine = Engine(network, threads=threads)
+    found: dict[str, Callable[[], np.ndarray]] = {
+        "engine": lambda: engine.restore_and_route(torch.from_numpy(x), experts=choice).image.numpy()
+    }
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    model = to_onnx(network, route=route, size=size)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    compiled = openvino.Core().compile_model(to_openvino(model), "CPU", settings)
+    found["onnxruntime"] = lambda: session.run(None, {"image": x})[0]
+    found["openvino"] = lambda: compiled(x)[0]
+    return found
+
+
+def main() -> None:
+    """Print median seconds, and how far results are from the engine's."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--route", default="routed")
+    parser.add_argument("--height", type=int, default=720)
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ready", help="a file to wait for once all models are loaded")
+    arguments = parser.parse_args()
+    size = arguments.height, arguments.width
+    network = moceir.load_pretrained()
+    network.mac_budget = 30
+    plain = moceir.NAFNet().eval()
+    contestants = {
+        (name, threads): runners(one, route, size, threads)
+        for name, one, route in (("MoCEIR", network, arguments.route), ("NAFNet", plain, "routed"))
+        for threads in (1, 2)
+    }
+    print("loaded", flush=True)
+    while arguments.ready and not os.path.exists(arguments.ready):  # noqa: PTH110
+        time.sleep(0.1)
+    for (name, threads), found in contestants.items():
+        results = {runner: run() for runner, run in found.items()}  # warm
+        times: dict[str, list[float]] = {runner: [] for runner in found}
+        for _ in range(arguments.rounds):
+            for runner, run in found.items():
+                start = time.perf_counter()
+                run()
+                times[runner].append(time.perf_counter() - start)
+        for runner in found:
+            step = np.abs(results[runner] - results["engine"]).max()
+            seconds = median(times[runner])
+            print(f"{name}, {threads} threads, {runner}: {seconds:.3f} s, {step:.1e} from the engine", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""What ``torch.hub.load`` finds in this repository."""
+
+dependencies = ["torch", "safetensors", "einops", "numpy", "cv2", "PIL"]
+
+
+def moce_ir_30g(pretrained: bool = True):  # torch.hub imports what it needs only then
+    """The network of 571,001 parameters, with the shipped weights or, untrained, as it begins."""
+    import moceir
+
+    return moceir.load_pretrained("moce_ir_30g") if pretrained else moceir.MoCEIR().eval()

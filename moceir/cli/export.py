@@ -1,0 +1,97 @@
+"""``moceir export``: a network as a file for other runtimes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from moceir.cli.options import MacBudget, TopK, Weights, load
+from moceir.extras import require
+from moceir.inference.weights import SHIPPED
+from moceir.pictures.files import write_atomically
+
+app = typer.Typer(help="Write a network as a file for other runtimes.", no_args_is_help=True)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
+Route = Annotated[
+    str,
+    typer.Option(
+        help="routed: the model chooses experts; cheapest, or experts as in 0,1,0,…: it has these alone, and no choice."
+    ),
+]
+PictureSize = Annotated[
+    str | None, typer.Option("--size", help="HEIGHTxWIDTH, for pictures of one size alone. Default: any.")
+]
+
+
+@app.command()
+def onnx(
+    output: Output,
+    weights: Weights = SHIPPED[0],
+    topk: TopK = None,
+    route: Route = "routed",
+    size: PictureSize = None,
+    mac_budget: MacBudget = 30.0,
+) -> None:
+    """Write an ONNX model (opset 18)."""
+    model = _model(output, ".onnx", "onnx", weights, topk, route, size, mac_budget)
+    write_atomically(output, model.SerializeToString())
+    _tell(output, model)
+
+
+@app.command()
+def openvino(
+    output: Output,
+    weights: Weights = SHIPPED[0],
+    topk: TopK = None,
+    route: Route = "routed",
+    size: PictureSize = None,
+    mac_budget: MacBudget = 30.0,
+) -> None:
+    """Write OpenVINO's intermediate representation: an .xml, and a .bin beside it."""
+    require("moceir export", "export", "openvino")
+    model = _model(output, ".xml", "openvino", weights, topk, route, size, mac_budget)
+    from moceir.export.openvino import save_openvino, to_openvino
+
+    save_openvino(to_openvino(model), output)
+    _tell(output, model)
+
+
+def _model(
+    output: Path,
+    suffix: str,
+    kind: str,
+    weights: str,
+    topk: int | None,
+    route: str,
+    size: str | None,
+    mac_budget: float,
+) -> Any:
+    require("moceir export", "export", "onnx")
+    if output.suffix != suffix:
+        raise ValueError(f"--output {output}: a model for {kind} is a file {suffix}")
+    from moceir.export.onnx import to_onnx
+
+    network = load(weights, topk)
+    network.mac_budget = mac_budget or None
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return to_onnx(network, route=route, size=_size(size))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"--size {text}: give height and width as in 720x1280")
+    return int(match[1]), int(match[2])
+
+
+def _tell(output: Path, model: Any) -> None:
+    about = ", ".join(f"{entry.key} {entry.value}" for entry in model.metadata_props if entry.key != "config")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(f"wrote {output}: {about}"))

@@ -1,0 +1,69 @@
+"""Networks in the Hub's layout, without a network connection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import pictures, randomise
+from safetensors import safe_open
+
+import moceir
+from moceir.hub import OnHub
+
+SMALL = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "num_heads": (1, 2), "num_refinement_blocks": 0}
+
+
+def test_a_folder_comes_back(tmp_path: Path) -> None:
+    network = randomise(moceir.MoCEIR(**SMALL)).eval()  # type: ignore[arg-type]
+    OnHub(network).save_pretrained(tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: image-to-image" in card
+    assert "library_name: moceir" in card
+    again = OnHub.from_pretrained(tmp_path / "folder").network
+    assert again.config == network.config
+    x = pictures(1, 20, 30)
+    assert torch.equal(again(x), network(x))
+    with safe_open(tmp_path / "folder" / "model.safetensors", framework="pt") as file:
+        about = file.metadata()
+    assert about["modelspec.architecture"] == "moceir/MoCEIR"
+    assert about["modelspec.implementation"].startswith("moceir ")
+
+
+def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors: no such file"):
+        OnHub.from_pretrained(tmp_path)
+
+
+def test_torch_hub() -> None:
+    network = torch.hub.load(str(Path(__file__).parents[1]), "moce_ir_30g", source="local")
+    x = pictures(1, 20, 30)
+    assert torch.equal(network(x), moceir.load_pretrained()(x))
+
+
+def test_importing_moceir_loads_no_extra() -> None:
+    """Nor anything that trains; and what is missing is named with the line that installs it."""
+    code = """
+import sys, moceir, moceir.cli.main
+extras = "onnx onnxruntime openvino huggingface_hub av rawpy pillow_heif pyjpegxl webdataset optuna tensorboard"
+print([one for one in extras.split() if one in sys.modules])
+import importlib.util
+found = importlib.util.find_spec
+import moceir.extras
+moceir.extras.find_spec = lambda name: None if name in ("onnx", "huggingface_hub") else found(name)
+export = ["export", "onnx", "-o", "x.onnx"]
+for run in (lambda: __import__("moceir.hub"), lambda: moceir.cli.main.app(export, standalone_mode=False)):
+    try:
+        run()
+    except ValueError as error:
+        print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "[]",
+        "moceir.hub needs huggingface_hub: pip install 'moceir[hub]'",
+        "moceir export needs onnx: pip install 'moceir[export]'",
+    ]
