@@ -24,7 +24,10 @@ MAY_USE = {
     "inspection": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference"},
-    "cli": {"networks", "engine", "data", "pictures", "inference", "training", "complexity", "config"},
+    "serve": {"networks", "engine", "data", "pictures", "inference"},
+    "cli": {
+        *("networks", "engine", "cores", "data", "pictures", "inference", "training", "serve", "complexity", "config"),
+    },
 }
 
 

@@ -14,6 +14,7 @@ from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
+from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
 from moceir.engine.allocator import keep_freed_memory
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (restore, evaluate, macs, demo, sweep):
+for command in (restore, serve, evaluate, macs, demo, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 
