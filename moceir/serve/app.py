@@ -8,6 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib import metadata, resources
 from typing import Any
 
@@ -97,7 +98,7 @@ class Service:
         return JSONResponse({**about, **self.pool.about})
 
     async def _work(self, request: Request, job: str, kinds: Mapping[str, Kind]) -> Response:
-        unread = True
+        body = _Body(request)
         try:
             # Browsers say when another site's page asks, which has no business here.
             if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
@@ -108,8 +109,7 @@ class Service:
                 raise Refused(400, str(error)) from None
             try:
                 with self.pool.place():
-                    data = await self._upload(request)
-                    unread = False
+                    data = await self._upload(request, body)
                     about, content = await self._unless_gone(request, self.pool.run(job, options, data))
             except Busy:
                 seconds = max(1, min(60, round(self.metrics.mean(request.url.path))))
@@ -122,8 +122,7 @@ class Service:
                     500, "the process that worked on this picture ended, perhaps for want of memory; others go on"
                 ) from None
         except Refused as refusal:
-            if unread:
-                await self._discard(request)
+            await self._discard(request, body)
             return refusal.answer
         except ClientDisconnect:
             return Response(status_code=499)  # which nobody reads; counted all the same
@@ -135,7 +134,7 @@ class Service:
         headers = {REPORT_HEADER: json.dumps(report)}
         return Response(content, about["status"], headers, about["type"])
 
-    async def _upload(self, request: Request) -> bytes:
+    async def _upload(self, request: Request, body: _Body) -> bytes:
         """The request's body.
 
         Raises:
@@ -147,7 +146,7 @@ class Service:
         data = bytearray()
 
         async def read() -> None:
-            async for chunk in request.stream():
+            async for chunk in body:
                 data.extend(chunk)
                 if len(data) > self.max_bytes:
                     raise too_large
@@ -171,7 +170,7 @@ class Service:
             for task in (working, leaving):
                 task.cancel()
 
-    async def _discard(self, request: Request) -> None:
+    async def _discard(self, request: Request, body: _Body) -> None:
         """Take what is left of a refused upload: clients that are still sending do not read answers.
 
         Not for those that wait for a word before they send, nor of more than a few times what is allowed.
@@ -181,16 +180,33 @@ class Service:
 
         async def read() -> None:
             left = 4 * self.max_bytes
-            while left > 0:
-                message = await request.receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
+            async for chunk in body:
+                left -= len(chunk)
+                if left < 0:
                     return
 
-        try:
+        with suppress(asyncio.TimeoutError, ClientDisconnect):
             await asyncio.wait_for(read(), self.timeout)
-        except asyncio.TimeoutError:
-            return
+
+
+class _Body:
+    """What a request carries, chunk by chunk; who stops can go on, and at its end it stays at its end."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.more = True
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.more:
+            raise StopAsyncIteration
+        message = await self.request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.more = message.get("more_body", False)
+        return message.get("body", b"")
 
 
 def _declared(request: Request) -> int:

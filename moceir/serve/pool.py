@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -37,7 +37,7 @@ class _Process:
         self.process, self.about = process, about
 
     @classmethod
-    async def start(cls, settings: dict[str, Any]) -> _Process:
+    async def start(cls, command: Sequence[str], settings: dict[str, Any]) -> _Process:
         """A worker that is ready.
 
         Raises:
@@ -45,7 +45,7 @@ class _Process:
             Died: when it ended without a word.
         """
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "moceir.serve.worker"),
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             # What lies in the folder that the server was started from is not imported.
@@ -110,9 +110,19 @@ class Pool:
         workers: how many.
         waiting: requests that may wait while all workers are busy.
         timeout: seconds that a worker has for a job.
+        command: what starts a worker.
     """
 
-    def __init__(self, settings: dict[str, Any], *, workers: int, waiting: int, timeout: float) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        *,
+        workers: int,
+        waiting: int,
+        timeout: float,
+        command: Sequence[str] = (sys.executable, "-m", "moceir.serve.worker"),
+    ) -> None:
+        self.command = command
         self.settings, self.workers, self.waiting, self.timeout = settings, workers, waiting, timeout
         self.inside = 0
         """Requests that work or wait."""
@@ -139,13 +149,20 @@ class Pool:
             ValueError: when the settings are no good.
         """
         try:
-            first = await _Process.start(self.settings)
+            first = await _Process.start(self.command, self.settings)
         except Died:
             raise ValueError("a worker ended while it started; what it wrote stands above") from None
         self._about = first.about
+        self._welcome(first)
         self._spawn(self._keep(first))
         for _ in range(self.workers - 1):
             self._spawn(self._keep(None))
+
+    def _welcome(self, worker: _Process) -> None:
+        self.starts += 1
+        self.processes.append(worker)
+        self._idle.put_nowait(worker)
+        LOG.info("worker %d is ready", worker.process.pid)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -210,18 +227,16 @@ class Pool:
             asking.cancel()
 
     async def _keep(self, worker: _Process | None) -> None:
-        """Have one worker at any time."""
+        """Have one worker at any time, this one first."""
         while True:
-            try:
-                worker = worker or await _Process.start(self.settings)
-            except (ValueError, Died, OSError) as error:
-                LOG.error("a worker did not start: %s", error or "it ended without a word")
-                await asyncio.sleep(_PAUSE)
-                continue
-            self.starts += 1
-            self.processes.append(worker)
-            LOG.info("worker %d is ready", worker.process.pid)
-            self._idle.put_nowait(worker)
+            if worker is None:
+                try:
+                    worker = await _Process.start(self.command, self.settings)
+                except (ValueError, Died, OSError) as error:
+                    LOG.error("a worker did not start: %s", error or "it ended without a word")
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                self._welcome(worker)
             status = await worker.process.wait()
             self.processes.remove(worker)
             LOG.warning("worker %d ended with status %d; another is started", worker.process.pid, status)
