@@ -316,6 +316,7 @@ function fail(text) {
   tell("");
   part("error").textContent = text;
   part("error").hidden = false;
+  part("error").scrollIntoView({ block: "nearest" });
 }
 
 function clearError() { part("error").hidden = true; }
