@@ -143,8 +143,8 @@ def restore(
             )
 
         failures = _run(restore_one, left, jobs, console, as_json=as_json)
-    place = output if output is not None else "place" if in_place else common
-    console.print(f"restored {len(left) - len(failures)} of {len(left)} pictures into {escape(str(place))}")
+    place = "in place" if in_place else f"into {common if output is None else output}"
+    console.print(escape(f"restored {len(left) - len(failures)} of {len(left)} pictures {place}"))
     if len(wanted) < len(planned.jobs):
         console.print(f"{len(planned.jobs) - len(wanted)} were there already")
     _tell_left_out(planned, console)
@@ -260,7 +260,7 @@ def _tell_left_out(planned: Plan, console: Console) -> None:
     """Count the files that are no pictures, or of kinds that cannot be read here, and name some."""
     kinds: dict[str, list[Path]] = {}
     for path in planned.left_out:
-        kind = "links to folders" if path.is_dir() else path.suffix.lower() or "without a suffix"
+        kind = "link to a folder" if path.is_dir() else path.suffix.lower() or "without a suffix"
         kinds.setdefault(kind, []).append(path)
     for kind, paths in sorted(kinds.items()):
         shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")

@@ -32,6 +32,9 @@ from moceir.networks.unet import UNet
 #: About as many pixels as the rows of a strip would have at full resolution.
 STRIP_PIXELS = 64 * 1280
 
+#: Maps of up to so many pixels are not cut: a second thread would save less than a second strip costs.
+ONE_STRIP = 6_000
+
 #: In pictures of more pixels, two things are computed twice rather than kept: the map before the first halving, when
 #: the decoder needs it, and what blocks of that resolution keep from pass to pass. Maps then have pages of their own,
 #: because among blocks of other sizes they would leave gaps.
@@ -229,7 +232,9 @@ class Engine:
             for total, keep in self.workers.map(summarise, rows):
                 sums.append(total)
                 keeping.strips.append(None if twice or keep is None else in_pages_of_its_own(keep) if lean else keep)
-            known.append(block.conclude(add_up(sums), known, run))
+            # By a worker, too: here, an operation would wake other threads, which spin for a while.
+            conclude = partial(block.conclude, known=known, run=run)
+            known.extend(self.workers.map(conclude, [add_up(sums)]))
             kept = None if keeping.strips[0] is None else keeping
             if lean:
                 give_freed_memory_back()
@@ -297,7 +302,7 @@ def _reach(module: nn.Module) -> int:
 
 def _strip_rows(height: int, width: int, alignment: int, least: int) -> int:
     """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
-    strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2))
+    strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2)) if height * width > ONE_STRIP else 1
     return max(-(-least // alignment), round(height / strips / alignment)) * alignment
 
 

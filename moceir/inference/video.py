@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from moceir.inference.restore import Report, Restorer
+from moceir.networks.routes import route_of
 from moceir.pictures.files import replacing
 from moceir.pictures.picture import ImageError, highest
 from moceir.pictures.segments import Segments
@@ -56,7 +57,8 @@ class _Shots:
         return [] if self.experts is None else self.experts.tolist()
 
     def go_on(self, state: list, last: np.ndarray) -> None:
-        self.experts = torch.tensor(state)
+        # Without routing the list is empty, and would lose its shape.
+        self.experts = torch.tensor(state) if state else route_of([], 1)
         self._look(last)
 
 

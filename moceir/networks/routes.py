@@ -130,7 +130,7 @@ def check_budget(costs: RouteCosts, gmacs: float | None, topk: int) -> None:
     if gmacs is not None and not cheapest <= gmacs * 1e9 + 0.5 < math.inf:
         raise ValueError(
             f"mac_budget of {gmacs:g} GMACs: the cheapest route costs {math.ceil(cheapest / 1e5) / 1e4} at "
-            "1280×720; set at least that, or None for no limit"
+            "1280×720; set at least that, or no limit"
         )
 
 

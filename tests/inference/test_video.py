@@ -17,6 +17,7 @@ from processes import forked
 from moceir import MoCEIR, Restorer
 from moceir.inference.restore import Stopped
 from moceir.inference.video import restore_video
+from moceir.networks.naf import NAFNet
 from moceir.pictures import video
 from moceir.pictures.files import remove_leftovers
 from moceir.pictures.picture import ImageError
@@ -66,7 +67,9 @@ def read(path: Path) -> tuple[list[float], np.ndarray, list[tuple[float, bytes]]
     return [time for time, _ in frames], np.stack([pixels for _, pixels in frames]), packets
 
 
-def make_restorer() -> Restorer:
+def make_restorer(*, routed: bool = True) -> Restorer:
+    if not routed:
+        return Restorer(NAFNet(dim=4, num_blocks=(1, 1), num_decoder_blocks=(1,)), mac_budget=None)
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
     return Restorer(network, mac_budget=None)
 
@@ -147,13 +150,19 @@ def test_what_is_stopped_or_broken_leaves_nothing(identity: Restorer, tmp_path: 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 @pytest.mark.parametrize(
-    ("where", "done"),
-    [("in the third segment", 14), ("as the third is written", 14), ("at the end", 24)],
+    ("where", "done", "routed"),
+    [
+        ("in the third segment", 14, True),
+        ("as the third is written", 14, True),
+        ("at the end", 24, True),
+        ("at the end", 24, False),
+    ],
 )
 def test_a_run_that_is_killed_goes_on_behind_the_last_whole_segment(
-    identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, done: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, done: int, routed: bool
 ) -> None:
-    """A shot begins in the second segment, and the third must know its route."""
+    """A shot begins in the second segment, and the third must know its route, if there is one."""
+    identity = make_restorer(routed=routed)
     monkeypatch.setattr(video, "SEGMENT", 7)
     make_clip(tmp_path / "in.mp4", frames=24, cut=11)
     whole, target = tmp_path / "whole.mp4", tmp_path / "out" / "a.mp4"
@@ -163,7 +172,7 @@ def test_a_run_that_is_killed_goes_on_behind_the_last_whole_segment(
         os.kill(os.getpid(), signal.SIGKILL)
 
     def killed() -> None:
-        restorer = make_restorer()
+        restorer = make_restorer(routed=routed)
         frames = []
         restore, add = restorer.restore_pixels, Segments.add
 
