@@ -33,10 +33,10 @@ def serve(
 
     It needs pip install 'moceir[demo]', and no internet.
     """
-    if find_spec("uvicorn") is None or find_spec("starlette") is None:
-        raise ValueError("moceir serve needs starlette and uvicorn: pip install 'moceir[demo]'")
     if weights is None and topk is not None:
         raise ValueError("--topk goes with --weights")
+    if find_spec("uvicorn") is None or find_spec("starlette") is None:
+        raise ValueError("moceir serve needs starlette and uvicorn: pip install 'moceir[demo]'")
     from moceir.cores import available_cores
     from moceir.serve.server import run
 
