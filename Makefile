@@ -7,8 +7,8 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format train release-weights notebook bench bench-history bench-data bench-degradations bench-peers \
-    bench-serve soak fuzz constraints clean
+.PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations \
+    bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,10 @@ lint: $(READY) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+wheel: $(READY) ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
 
 format: $(READY) ## rewrite the code in the house's style
 	$(BIN)/ruff check --fix .
@@ -66,7 +70,7 @@ fuzz: $(READY) ## thousands of broken files and settings for every reader, in mi
 constraints: $(READY) ## pin every dependency anew
 	$(BIN)/pip install --quiet uv
 	echo '# Every version of a tested installation, for each Python and platform. Made by `make constraints`.' > $@.new
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal --python-version 3.10 \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal --python-version 3.11 \
 	    --no-header --no-annotate --quiet >> $@.new
 	mv $@.new $@.txt
 

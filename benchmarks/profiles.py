@@ -77,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = find_images(arguments.folder)
     photographs = [read_image(path)[:320, :320] / 255 for path in found[:: max(1, len(found) // arguments.pictures)]]
-    restorer = Restorer(load_pretrained())
+    restorer = Restorer(load_pretrained("moce_ir_30g"))
     for space in ("AdobeRGB", "ProPhoto"):
         for kind, amount in (("own", 10), ("own", 25), ("sRGB", 10), ("sRGB", 25), ("camera", 0.002), ("camera", 0.01)):
             rows = []

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from moceir.data.datasets import PairSet, WholePictures
+from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
@@ -132,7 +132,7 @@ def observe(
     return observations
 
 
-def _samples(dataset: WholePictures) -> Iterator:
+def _samples(dataset: WholePictures) -> Iterator[Sample]:
     return (dataset[index] for index in range(len(dataset)))
 
 

@@ -21,6 +21,7 @@ from moceir.data.mixture import find_sets
 from moceir.engine.schedule import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
+from moceir.inference.weights import SHIPPED
 from moceir.pictures.files import write_atomically
 
 
@@ -28,7 +29,7 @@ def evaluate(
     root: Annotated[Path, typer.Argument(help="A folder of clean pictures, or, with --data, of datasets.")],
     data: Data = "photographs",
     override: Override = [],
-    weights: Weights = None,
+    weights: Weights = SHIPPED[0],
     topk: TopK = None,
     sigma: Annotated[
         list[float], typer.Option(help="Gaussian noise, 0–255 scale; repeatable. Default: 15 25 50.")

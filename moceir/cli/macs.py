@@ -10,11 +10,12 @@ from rich.table import Table
 
 from moceir.cli.options import TopK, Weights, load
 from moceir.complexity import Complexity, Cost, count_macs
+from moceir.inference.weights import SHIPPED
 from moceir.networks.routes import REFERENCE_SIZE
 
 
 def macs(
-    weights: Weights = None,
+    weights: Weights = SHIPPED[0],
     topk: TopK = None,
     height: Annotated[int, typer.Option(min=1, help="In pixels.")] = REFERENCE_SIZE[0],
     width: Annotated[int, typer.Option(min=1, help="In pixels.")] = REFERENCE_SIZE[1],

@@ -1,14 +1,17 @@
-"""The ``moceir`` command: what works on files and folders. Training, which Hydra configures, is a module of its own."""
+"""The ``moceir`` command: what works on files and folders, and training, which Hydra configures."""
 
 from __future__ import annotations
 
 import logging
+import runpy
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from moceir import __version__
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.macs import macs
@@ -21,7 +24,6 @@ from moceir.engine.allocator import keep_freed_memory
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (restore, serve, evaluate, macs, demo, sweep):
@@ -29,10 +31,37 @@ for command in (restore, serve, evaluate, macs, demo, sweep):
 app.add_typer(prepare, name="prepare")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Train a network; the arguments are Hydra's, as of python -m moceir.cli.train."""
+    # As that module, because Lightning starts further processes by the name of what runs.
+    sys.argv = ["moceir train", *context.args]
+    runpy.run_module("moceir.cli.train", run_name="__main__", alter_sys=True)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moceir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What goes before a command."""
+    if context.invoked_subcommand != "train":  # of which Hydra writes the log
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+
+
 def main() -> None:
     """Run a command; a bad input ends it with one line that names it, and status 2."""
     keep_freed_memory()
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
     try:
         app()
     except (ValueError, OSError) as error:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moceir.config import build
 from moceir.data.sources import Source
-from moceir.inference.weights import load_network, load_pretrained
+from moceir.inference.weights import SHIPPED, load_network, load_pretrained
 from moceir.networks.unet import UNet
 
 Weights = Annotated[
-    Path | None,
-    typer.Option(help="A .safetensors file, a training checkpoint or a published one. Default: the shipped weights."),
+    str,
+    typer.Option(
+        help=f"What comes with moceir ({', '.join(SHIPPED)}), or a file: .safetensors, a training checkpoint or a "
+        "published one."
+    ),
 ]
 PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: cuda where it is.")]
@@ -54,8 +56,10 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load(weights: Path | None, topk: int | None) -> UNet:
+def load(weights: str, topk: int | None) -> UNet:
     """The network that ``--weights`` and ``--topk`` name."""
-    if weights is None and topk is not None:
-        raise ValueError("--topk goes with --weights")
-    return load_pretrained() if weights is None else load_network(weights, topk=topk)
+    if weights not in SHIPPED:
+        return load_network(weights, topk=topk)
+    if topk is not None:
+        raise ValueError("--topk goes with a file, --weights FILE")
+    return load_pretrained(weights)

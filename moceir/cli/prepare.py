@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from enum import Enum
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads.")]
 CORES = os.cpu_count() or 1
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Of packed data."""
 
     safetensors = "safetensors"

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from moceir.cli.options import Device, MacBudget, PostFilter, Threads, TopK, Wei
 from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
 from moceir.inference.restore import Report, Restorer
 from moceir.inference.video import restore_video
+from moceir.inference.weights import SHIPPED
 from moceir.pictures.files import read_bytes, write_atomically
 from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
 from moceir.pictures.picture import ImageError
@@ -41,7 +42,7 @@ def restore(
         Path | None,
         typer.Option("--output", "-o", help="A folder; for one picture, a file name, or - for standard output."),
     ] = None,
-    weights: Weights = None,
+    weights: Weights = SHIPPED[0],
     topk: TopK = None,
     format: Annotated[str | None, typer.Option(help="png, jpg, webp, tiff … Default: as the input.")] = None,
     suffix: Annotated[str, typer.Option(help="Goes behind each name, as in --suffix _restored.")] = "",
@@ -192,7 +193,7 @@ def _run(
                 progress.update(task, done=done, rate=60 * done / (time.monotonic() - start))
                 if isinstance(outcome, ImageError):
                     failures.append(outcome)
-                    about: dict = {"error": str(outcome)}
+                    about: dict[str, Any] = {"error": str(outcome)}
                 else:
                     about = outcome._asdict()
                     for warning in outcome.warnings:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from moceir.cli.options import Device, MacBudget, Threads, TopK, Weights
+from moceir.inference.weights import SHIPPED
 
 _MB = 1_000_000
 
@@ -16,7 +17,7 @@ _MB = 1_000_000
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for everybody.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
-    weights: Weights = None,
+    weights: Weights = SHIPPED[0],
     topk: TopK = None,
     mac_budget: MacBudget = 30.0,
     device: Device = "auto",
@@ -33,8 +34,8 @@ def serve(
 
     It needs pip install 'moceir[demo]', and no internet.
     """
-    if weights is None and topk is not None:
-        raise ValueError("--topk goes with --weights")
+    if weights in SHIPPED and topk is not None:
+        raise ValueError("--topk goes with a file, --weights FILE")
     if find_spec("uvicorn") is None or find_spec("starlette") is None:
         raise ValueError("moceir serve needs starlette and uvicorn: pip install 'moceir[demo]'")
     from moceir.cores import available_cores
@@ -42,7 +43,7 @@ def serve(
 
     run(
         {
-            "weights": None if weights is None else str(Path(weights).absolute()),
+            "weights": weights if weights in SHIPPED else str(Path(weights).absolute()),
             "topk": topk,
             "device": device,
             "threads": threads or max(1, available_cores() // workers),

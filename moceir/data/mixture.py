@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -59,7 +59,10 @@ def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> N
         )
 
 
-def spread(items: Sequence, count: int) -> list:
+Item = TypeVar("Item")
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` of them, evenly spaced, the first among them."""
     return list(items[:: max(1, len(items) // count)][:count]) if count else []
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -57,7 +57,8 @@ class PackedPicture(NamedTuple):
             raise ImageError(f"{self.shard}: has become shorter since it was opened; {_REMEDY}")
         pixels = shard.data[start:end].reshape(entry["shape"])
         if self.key not in shard.checked:
-            if zlib.crc32(pixels) != shard.contents.get("crc32", {}).get(self.key, zlib.crc32(pixels)):
+            found = zlib.crc32(pixels.data)
+            if found != shard.contents.get("crc32", {}).get(self.key, found):
                 raise ImageError(f"{self}: damaged, not what was packed; {_REMEDY}")
             shard.checked.add(self.key)
         return pixels
@@ -66,9 +67,9 @@ class PackedPicture(NamedTuple):
 class _Shard(NamedTuple):
     file: BinaryIO
     size: int
-    header: dict
+    header: dict[str, Any]
     """Tensor name -> shape and place, as safetensors writes it."""
-    contents: dict
+    contents: dict[str, Any]
     """What :func:`write_pack` says of it."""
     data: np.ndarray
     """All bytes behind the header, mapped."""

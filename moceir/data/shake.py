@@ -100,7 +100,7 @@ def moving_part(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """A random part of a picture with soft outlines: float32 (H, W) in [0, 1]; ``size`` is width and height."""
     cells = [math.ceil(side / _CELL) + 2 for side in reversed(size)]
     field = cv2.resize(rng.standard_normal(cells).astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-    field -= np.float32(rng.normal(0.3, 0.3))
+    field = field - np.float32(rng.normal(0.3, 0.3))
     slope = 0.05  # of the field, a pixel, about: outlines are a pixel or two wide
     return np.clip(0.5 + field / slope / 2, 0, 1)
 

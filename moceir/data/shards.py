@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from time import sleep as _sleep
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import fsspec
@@ -167,7 +167,7 @@ def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
         ) from error
 
 
-def _numbered(shards: Iterable[Sequence]) -> list[Shard]:
+def _numbered(shards: Iterable[Sequence[Any]]) -> list[Shard]:
     numbered, first = [], 0
     for file, samples in shards:
         if not isinstance(file, str) or "/" in file or not isinstance(samples, int) or samples < 1:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Lock
 from types import TracebackType
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from moceir.engine.workers import use_one_thread
 from moceir.inference.restore import Report
@@ -177,7 +177,7 @@ class Journal:
             self._file.truncate(0)
             self._add({"settings": self.settings})
 
-    def _read(self, lines: list[str]) -> dict[str, dict]:
+    def _read(self, lines: list[str]) -> dict[str, dict[str, Any]]:
         """Target -> its last line, if the settings are these."""
         entries = []
         for line in lines:
@@ -189,7 +189,7 @@ class Journal:
             return {}
         return {entry["target"]: entry for entry in entries[1:]}
 
-    def _add(self, entry: dict) -> None:
+    def _add(self, entry: dict[str, Any]) -> None:
         with self._lock:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
@@ -222,7 +222,7 @@ class Journal:
         self._file.close()
 
 
-def _state(path: Path) -> list:
+def _state(path: Path) -> list[Any]:
     status = path.stat()
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,10 +54,10 @@ class _Shots:
         self._before = small / highest(self.depth)
         return self._before
 
-    def state(self) -> list:
+    def state(self) -> list[Any]:
         return [] if self.experts is None else self.experts.tolist()
 
-    def go_on(self, state: list, last: np.ndarray) -> None:
+    def go_on(self, state: list[Any], last: np.ndarray) -> None:
         # Without routing the list is empty, and would lose its shape.
         self.experts = torch.tensor(state) if state else route_of([], 1)
         self._look(last)

@@ -25,8 +25,10 @@ from moceir.pictures.files import write_atomically
 
 State = dict[str, Tensor]
 
+#: The weights that come with the package, by the names of their networks' configurations; the first are the default.
+SHIPPED = ("moce_ir_30g",)
+
 _FORMAT = "moceir"
-_SHIPPED = "moce_ir_30g.safetensors"
 _LARGEST = 1024
 """No width, count or window in a network's configuration is larger."""
 
@@ -74,17 +76,23 @@ class WeightsError(ValueError):
     """A file that holds no network this package can build; the message says what it is and what was expected."""
 
 
-def load_pretrained() -> UNet:
-    """The network with the weights that come with the package, ready for evaluation.
+def load_pretrained(name: str = SHIPPED[0]) -> UNet:
+    """A network with weights that come with the package, ready for evaluation.
+
+    Args:
+        name: one of :data:`SHIPPED`.
 
     Raises:
-        WeightsError: when the file is not the one that was shipped, by its SHA-256 in ``SHA256SUMS`` beside it.
+        WeightsError: when the name is another, or the file is not the one that was shipped, by its SHA-256 in
+            ``SHA256SUMS`` beside it.
     """
+    if name not in SHIPPED:
+        raise WeightsError(f"{name}: no such weights come with moceir; there are {', '.join(SHIPPED)}")
     with resources.as_file(resources.files("moceir") / "weights") as folder:
-        path = folder / _SHIPPED
+        path = folder / f"{name}.safetensors"
         if not path.is_file():
             raise WeightsError(f"{path}: no such file; install moceir again")
-        found = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {_SHIPPED}"
+        found = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
         if found not in (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines():
             raise WeightsError(f"{path}: not the file that was shipped (its SHA-256 is another); install moceir again")
         return load_network(path)
@@ -104,7 +112,7 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
+        raise WeightsError(f"{path}: no such file; with moceir come {', '.join(SHIPPED)}")
     state, kind, config = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
     known = {one.__name__: one for one in _subclasses(UNet)}
     if kind not in known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,7 +51,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     if about.resolution and not about.exif:
         lost.append("resolution is lost, as AVIF has no place for it outside Exif")
     if first.depth == np.uint8:
-        options: dict = {"exif": about.exif, "xmp": about.xmp, "icc_profile": about.profile}
+        options: dict[str, Any] = {"exif": about.exif, "xmp": about.xmp, "icc_profile": about.profile}
         options = {name: value for name, value in options.items() if value is not None}
         options |= {"quality": quality, "subsampling": "4:4:4"}
         try:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from moceir.pictures.formats import IMAGE_SUFFIXES
 from moceir.pictures.picture import ImageError
@@ -126,7 +126,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
         file.write(data)
 
 
-def lock(file: IO) -> bool:
+def lock(file: IO[Any]) -> bool:
     """Whether nobody else has locked a file; it is locked now, and until it is closed, where there are such locks."""
     if fcntl is None:
         return True

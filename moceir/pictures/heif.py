@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -21,7 +22,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     image = file[file.primary_index]
     width, height = image.size
     check_size(height, width, 1, max_pixels)
-    info: dict = image.info
+    info: dict[str, Any] = image.info
     bits = info.get("bit_depth", 8)
     values = np.asarray(image)
     if values.dtype == np.uint16:

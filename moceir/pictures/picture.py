@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Metadata:
     native: tuple[tuple[str, object], ...] = ()
     """(format, block): what only a file of the same format can hold, in its own form."""
 
-    def blocks(self, format: str) -> list:
+    def blocks(self, format: str) -> list[Any]:
         """The native blocks of one format."""
         return [block for name, block in self.native if name == format]
 
@@ -78,7 +78,8 @@ def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return values
     if values.dtype == np.uint8 and dtype == np.uint16:
         return values.astype(np.uint16) * 257  # exact
-    exact = values.astype(np.float64 if dtype.itemsize > 2 else np.float32) / highest(values.dtype)
+    exact: np.ndarray = values.astype(np.float64 if dtype.itemsize > 2 else np.float32)
+    exact = exact / highest(values.dtype)
     if dtype.kind == "f":
         return exact.astype(dtype)
     return np.rint(exact.clip(0, 1) * highest(dtype)).astype(dtype)

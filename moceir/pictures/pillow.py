@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageCms, ImageFile, JpegImagePlugin, WebPImagePlugin
@@ -118,7 +118,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     """A file with all frames. JPEG keeps full colour resolution; WebP is lossless unless a quality is given."""
     first = pictures[0]
     about, lost = first.metadata, []
-    options: dict = {}
+    options: dict[str, Any] = {}
     if format.name in ("JPEG", "WebP"):
         options = {"exif": about.exif and _PREFIX + about.exif, "xmp": about.xmp, "icc_profile": about.profile}
     else:

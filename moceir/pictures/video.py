@@ -70,15 +70,16 @@ def rewrite(
     container = CONTAINERS[suffix.lower()]
     try:
         with av.open(str(source)) as reader:
-            if not reader.streams.video:
+            if not reader.streams.video or reader.streams.video[0].time_base is None:
                 raise ImageError(f"{source}: holds no video")
+            ticks = reader.streams.video[0].time_base.denominator
             _check_copies(av, reader, container)
             _restore(av, reader, container, segments, change, seen)
         if not segments.done:
             raise ImageError(f"{source}: holds no frames")
         with av.open(str(source)) as reader:
             # In thousandths of a second, as it would be, the begin of the first frame is not exact.
-            scale = {"movie_timescale": str(reader.streams.video[0].time_base.denominator)}
+            scale = {"movie_timescale": str(ticks)}
             with av.open(target, "w", format=container, options=scale if container in ("mp4", "mov") else {}) as writer:
                 _join(av, reader, writer, segments)
     except av.FFmpegError as error:

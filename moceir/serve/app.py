@@ -153,7 +153,7 @@ class Service:
 
         try:
             await asyncio.wait_for(read(), self.timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise Refused(408, f"the upload took more than {self.timeout:g} s") from None
         return bytes(data)
 

@@ -97,7 +97,7 @@ class _Process:
         self.process.stdin.close()
         try:
             await asyncio.wait_for(self.process.wait(), _GRACE)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.kill()
             await self.process.wait()
 
@@ -130,7 +130,7 @@ class Pool:
         """Of workers, from the beginning."""
         self.processes: list[_Process] = []
         self._idle: asyncio.Queue[_Process] = asyncio.Queue()
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self, worker: _Process, asking: asyncio.Task) -> None:
+    async def _settle(self, worker: _Process, asking: asyncio.Task[Message]) -> None:
         """Have a worker stop, and take the next job; one that does not stop is killed."""
         with suppress(ConnectionError):
             await asyncio.wait_for(worker.tell({"stop": True}), _GRACE)

@@ -92,7 +92,9 @@ def finished(run: Path, overrides: Sequence[str]) -> float | None:
 
 def _overrides(run: Path) -> dict[str, str]:
     lines = OmegaConf.to_object(OmegaConf.load(run / ".hydra" / "overrides.yaml"))
-    return {key: value for key, _, value in (line.lstrip("+~").partition("=") for line in map(str, cast(list, lines)))}
+    return {
+        key: value for key, _, value in (line.lstrip("+~").partition("=") for line in map(str, cast(list[str], lines)))
+    }
 
 
 def write_table(trials: Sequence[Trial], path: Path) -> None:

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moceir import MoCEIR, save_network
+from moceir import MoCEIR, __version__, save_network
 from moceir.cli.main import app
 from moceir.inference.postprocess import bilateral_filter
 from moceir.pictures.arrays import read_image, write_image
 
 
 def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from moceir.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "moceir", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 def test_restore_names_the_unreadable_and_does_the_rest(photograph: np.ndarray, tmp_path: Path) -> None:
@@ -44,6 +45,18 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert len(run.stderr.strip().splitlines()) == 1
 
 
+def test_the_version_is_told() -> None:
+    run = moceir("--version")
+    assert (run.returncode, run.stdout) == (0, f"moceir {__version__}\n")
+
+
+def test_training_is_a_command_too(tmp_path: Path) -> None:
+    """What is wrong with a setting is said as the module says it, and the log is Hydra's alone."""
+    run = moceir("train", "data.crop=abc", f"paths.runs={tmp_path}")
+    assert run.returncode == 2
+    assert (run.stdout + run.stderr).count("data.crop=abc: a whole number of at least 1 is needed") == 1
+
+
 def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", photograph)
     save_network(MoCEIR(), tmp_path / "identity.safetensors")
@@ -54,8 +67,10 @@ def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "out" / "a.bmp"), bilateral_filter(photograph))
     refused = CliRunner().invoke(app, [*arguments, "--format", "psd"])
     assert "--format psd: use one of PNG, JPEG" in str(refused.exception)
-    refused = CliRunner().invoke(app, [*arguments, "--mac-budget", "5"])
+    refused = CliRunner().invoke(app, [*arguments, "--weights", "moce_ir_30g", "--mac-budget", "5"])
     assert "mac_budget of 5 GMACs: the cheapest route costs 29.0222" in str(refused.exception)
+    refused = CliRunner().invoke(app, [*arguments, "--weights", "naf"])
+    assert "naf: no such file; with moceir come moce_ir_30g" in str(refused.exception)
 
 
 def test_macs_prints_parameters_experts_and_routes(tmp_path: Path) -> None:
@@ -112,7 +127,7 @@ def test_demo_improves_the_photograph(tmp_path: Path) -> None:
 
 def test_serve_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke(app, ["serve", "--topk", "1"])
-    assert "--topk goes with --weights" in str(run.exception)
+    assert "--topk goes with a file" in str(run.exception)
     monkeypatch.setattr("moceir.cli.serve.find_spec", lambda _: None)
     run = CliRunner().invoke(app, ["serve"])
     assert "pip install 'moceir[demo]'" in str(run.exception)

@@ -41,7 +41,7 @@ def files(folder: Path) -> list[str]:
 
 def test_json_has_a_line_for_each_picture(album: Path, tmp_path: Path) -> None:
     (album / "broken.png").write_bytes(b"broken")
-    run = restore(album, "-o", tmp_path / "out", "--json", "--jobs", 2)
+    run = restore(album, "-o", tmp_path / "out", "--json", "--jobs", 2, "--weights", "moce_ir_30g")
     assert run.exit_code == 1
     lines = {Path(line["source"]).name: line for line in map(json.loads, run.stdout.splitlines())}
     assert lines.keys() == {"a.png", "b.png", "broken.png"}

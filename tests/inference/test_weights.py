@@ -27,10 +27,12 @@ def same(a: MoCEIR, b: MoCEIR) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_shipped_weights_restore() -> None:
-    network = load_pretrained()
+@pytest.mark.parametrize(("name", "parameters"), [("moce_ir_30g", 571_001)])
+def test_shipped_weights_restore(name: str, parameters: int) -> None:
+    network = load_pretrained(name)
     assert not network.training
-    assert sum(p.numel() for p in network.parameters()) == 571_001
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert network.route_costs.cheapest(1) < 30e9
     clean = torch.full((1, 3, 64, 64), 0.5)
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -243,13 +245,17 @@ def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pyte
     sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     shipped = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
     assert sums == shipped
-    assert all(digest in (folder / "README.md").read_text() for digest in shipped.values()), "the model card has them"
+    assert shipped.keys() == {f"{name}.safetensors" for name in weights.SHIPPED}
+    for name, digest in shipped.items():
+        assert digest in (folder / name).with_suffix(".md").read_text(), "the model card has it"
 
     shutil.copytree(folder, tmp_path / "weights")
-    (file,) = (tmp_path / "weights").glob("*.safetensors")
+    file = tmp_path / "weights" / "moce_ir_30g.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1  # the last weight, a little
     file.write_bytes(content)
     monkeypatch.setattr(weights.resources, "files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):
-        load_pretrained()
+        load_pretrained("moce_ir_30g")
+    with pytest.raises(WeightsError, match="wide: no such weights come with moceir; there are moce_ir_30g"):
+        load_pretrained("wide")
