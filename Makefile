@@ -7,8 +7,8 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations bench-peers soak fuzz \
-    constraints clean
+.PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations \
+    bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--p
 bench-degradations: $(READY) ## time, looks and noise of degradation=real
 	$(BIN)/python benchmarks/degradations.py $(args)
 
+bench-serve: $(READY) ## load on moceir serve: make bench-serve args="--large 200 --small 1000"
+	$(BIN)/python benchmarks/serve.py $(args)
+
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)
 
@@ -76,5 +79,5 @@ clean: ## remove what the other targets made, but not runs/
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,streaming,sweep,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,streaming,sweep,tensorboard]'
 	touch $@

@@ -27,17 +27,10 @@ MAY_USE = {
     "inspection": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference"},
+    "serve": {"networks", "engine", "data", "pictures", "inference"},
     "cli": {
-        "extras",
-        "export",
-        "networks",
-        "engine",
-        "data",
-        "pictures",
-        "inference",
-        "training",
-        "complexity",
-        "config",
+        *("extras", "export", "networks", "engine", "cores", "data", "pictures", "inference", "training", "serve"),
+        *("complexity", "config"),
     },
 }
 

@@ -23,6 +23,7 @@ assert restored.shape == (20, 30, 3)
 with initialize_config_dir(config_dir(), version_base="1.3"):
     assert compose("train", overrides=["network/experts=window"]).network.expert_kind == "window"
     assert compose("train", overrides=["sweep=optuna"])
+assert (installed / "moceir" / "serve" / "page" / "page.js").is_file()
 import hydra_plugins.moceir_optuna as plugin
 assert installed in Path(plugin.__file__).parents, plugin.__file__
 sys.argv = ["moceir", "--help"]

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from moceir import __version__
+import moceir
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.export import app as export
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
+from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
 from moceir.engine.allocator import keep_freed_memory
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, evaluate, macs, demo, sweep):
+for command in (restore, serve, evaluate, macs, demo, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 app.add_typer(export, name="export")
@@ -44,7 +45,7 @@ def train(context: typer.Context) -> None:
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"moceir {__version__}")
+        typer.echo(f"moceir {moceir.__version__}")
         raise typer.Exit
 
 

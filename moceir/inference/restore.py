@@ -173,15 +173,24 @@ class Restorer:
         return convert(restored, depth), route_of(routings, 1)
 
     def restore_pictures(
-        self, pictures: Sequence[Picture], format: Format, *, stop: Event | None = None
+        self,
+        pictures: Sequence[Picture],
+        format: Format,
+        *,
+        experts: Tensor | None = None,
+        stop: Event | None = None,
     ) -> tuple[list[Picture], Tensor]:
         """Restore what is in a file, all with the route of the first, as a format can hold it.
+
+        Args:
+            pictures: at least one.
+            format: what they will be written as.
+            experts, stop: see :meth:`restore_pixels`.
 
         Returns:
             The pictures, and the experts that were taken, (layers, 1, k).
         """
         restored = []
-        experts: Tensor | None = None
         for picture in pictures:
             picture = fit(picture, format)
             depth = picture.depth if picture.alpha_kind != "premultiplied" else picture.pixels.dtype
@@ -217,11 +226,37 @@ class Restorer:
             ImageError: when the content cannot be decoded, restored (too large for the memory, say) or encoded.
         """
         start = time.perf_counter()
-        format = format_for(target)
+        format_for(target)
         pictures = decode(data, name, max_pixels=max_pixels)
+        content, report = self.restore_decoded(pictures, name, target, quality=quality, compare=compare, stop=stop)
+        return content, report._replace(seconds=time.perf_counter() - start)
+
+    def restore_decoded(
+        self,
+        pictures: Sequence[Picture],
+        name: str,
+        target: Path,
+        *,
+        quality: int | None = None,
+        compare: Path | None = None,
+        experts: Tensor | None = None,
+        stop: Event | None = None,
+    ) -> tuple[bytes, Report]:
+        """Restore what was in a file -> the content of a file that would be called ``target``.
+
+        Args:
+            pictures: at least one.
+            name, target, quality, compare: see :meth:`restore_bytes`.
+            experts, stop: see :meth:`restore_pixels`.
+
+        Raises:
+            ImageError: when the pictures cannot be restored (too large for the memory, say) or encoded.
+        """
+        start = time.perf_counter()
+        format = format_for(target)
         check_target(pictures, format, target)
         try:
-            restored, experts = self.restore_pictures(pictures, format, stop=stop)
+            restored, experts = self.restore_pictures(pictures, format, experts=experts, stop=stop)
         except Exception as error:  # memory, in the words of numpy, torch, CUDA or the system
             raise ImageError(f"{name}: could not be restored ({error})") from error
         content, lost = encode(restored, target, quality=quality)

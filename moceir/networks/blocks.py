@@ -69,8 +69,10 @@ class MoCE(nn.Module):
             Expert(dim=dim, rank=rank, window=window, kind=expert_kind)
             for rank, window in zip(ranks, windows, strict=True)
         )
-        sizes = torch.tensor([float(sum(p.numel() for p in expert.parameters())) for expert in self.experts])
-        self.router = Router(dim=dim, frequency_dim=frequency_dim, topk=topk, complexity=sizes / sizes.max())
+        sizes = [sum(p.numel() for p in expert.parameters()) for expert in self.experts]
+        # Numbers, because arithmetic on the meta device imports torch's compiler.
+        complexity = torch.tensor([size / max(sizes) for size in sizes])
+        self.router = Router(dim=dim, frequency_dim=frequency_dim, topk=topk, complexity=complexity)
         self.residual: nn.Module = nn.Identity()
         self.project: nn.Module = pointwise(dim, dim, bias=False)
 

@@ -123,3 +123,11 @@ def test_demo_improves_the_photograph(tmp_path: Path) -> None:
     before, after = map(float, re.findall(r"([\d.]+) dB", run.output))
     assert after > before + 8
     assert read_image(tmp_path / "comparison.png").shape == (300 + 32, 3 * 451, 3)
+
+
+def test_serve_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = CliRunner().invoke(app, ["serve", "--topk", "1"])
+    assert "--topk goes with a file" in str(run.exception)
+    monkeypatch.setattr("moceir.cli.serve.find_spec", lambda _: None)
+    run = CliRunner().invoke(app, ["serve"])
+    assert "pip install 'moceir[demo]'" in str(run.exception)

@@ -1,0 +1,48 @@
+"""A picture made worse by a known amount, to see what restoring makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from moceir.data.blur import Defocus
+from moceir.data.degradations import Chain, Degradation, GaussianNoise, Jpeg
+from moceir.pictures.picture import Picture, convert
+
+
+def degrade(picture: Picture, *, blur: float = 0, noise: float = 0, jpeg: int | None = None) -> Picture:
+    """Out of focus, then noisy, then compressed; the same every time, and of the picture's type.
+
+    Args:
+        picture: is left as it is, and returned when nothing is asked for.
+        blur: the radius of Defocus, in pixels.
+        noise: σ of Gaussian noise on the 0–255 scale, clipped and rounded.
+        jpeg: quality, 1 to 100; None for no compression.
+    """
+    steps: list[Degradation] = []
+    if blur > 0:
+        steps.append(Defocus(radius=(blur, blur)))
+    if noise > 0:
+        steps.append(GaussianNoise(sigmas=[noise]))
+    if jpeg is not None:
+        steps.append(Jpeg(quality=(jpeg, jpeg)))
+    if not steps:
+        return picture
+    values = convert(picture.pixels, np.dtype(np.float32))
+    grey = values.ndim == 2
+    planes = np.stack([values] * 3) if grey else np.ascontiguousarray(values.transpose(2, 0, 1))
+    degraded, _ = Chain(steps=steps)(planes, np.random.default_rng(0))
+    # Of a grey picture one plane is as good as another: each has noise of the right strength.
+    kept = degraded[0] if grey else degraded.transpose(1, 2, 0)
+    return replace(picture, pixels=convert(np.ascontiguousarray(kept.clip(0, 1)), picture.pixels.dtype))
+
+
+def psnr(clean: Picture, other: Picture) -> float | None:
+    """Decibels between two pictures of one size; None when they are equal."""
+    single = np.dtype(np.float32)
+    one, two = convert(clean.pixels, single), convert(other.pixels, single)
+    if one.ndim != two.ndim:  # grey in one channel and in three
+        one, two = (values if values.ndim == 3 else values[..., None] for values in (one, two))
+    error = float(np.mean(np.square(one - two), dtype=np.float64))
+    return None if error == 0 else -10 * float(np.log10(error))
