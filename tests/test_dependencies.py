@@ -13,6 +13,7 @@ import moceir
 
 PACKAGE = Path(moceir.__file__).parent
 MAY_USE = {
+    "__main__": {"cli"},
     "config": set(),
     "cores": set(),
     "extras": set(),
