@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from native_tree import make_native_tree
 
 from moceir import MoCEIR
 from moceir.pictures.arrays import write_image
+
+if TYPE_CHECKING:
+    from serving import Server
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +86,23 @@ def photograph() -> np.ndarray:
     rows, columns = np.mgrid[0:60, 0:80]
     waves = [128 + 100 * np.sin(columns / (5 + c) + c) * np.cos(rows / (7 - c)) for c in range(3)]
     return np.stack(waves, axis=-1).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for the tests of a file, with narrow limits: a worker, one that waits, 1 MB, a megapixel."""
+    from serving import Server  # which needs an extra
+
+    options = ("--port", 0, "--queue", 1, "--max-upload", 1, "--max-pixels", 1_000_000, "--timeout", 40)
+    server = Server(tmp_path_factory.mktemp("server"), *options)
+    try:
+        yield server.wait()
+    finally:
+        server.end()
+
+
+@pytest.fixture
+def file(tmp_path: Path, photograph: np.ndarray) -> Path:
+    """A picture in a file."""
+    write_image(tmp_path / "picture.png", photograph)
+    return tmp_path / "picture.png"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Server
 from PIL import Image
+from serving import Server
 
 CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists():

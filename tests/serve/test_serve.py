@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import Server
 from PIL import Image
+from serving import Server
 
 from moceir import Restorer, load_pretrained
 from moceir.pictures.picture import Picture

@@ -7,17 +7,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import processes
 import psutil
 import pytest
 
 from moceir.cli.main import main
-from moceir.pictures.arrays import write_image
 
 pytest.importorskip("starlette", reason="needs the extra demo")
 pytest.importorskip("uvicorn", reason="needs the extra demo")
@@ -69,20 +66,3 @@ class Server:
         if self.code is None:
             os.kill(self.process, signal.SIGKILL)
             self.status()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for the tests of a file, with narrow limits: a worker, one that waits, 1 MB, a megapixel."""
-    options = ("--port", 0, "--queue", 1, "--max-upload", 1, "--max-pixels", 1_000_000, "--timeout", 40)
-    server = Server(tmp_path_factory.mktemp("server"), *options)
-    try:
-        yield server.wait()
-    finally:
-        server.end()
-
-
-@pytest.fixture
-def file(tmp_path: Path, photograph: np.ndarray) -> Path:
-    write_image(tmp_path / "picture.png", photograph)
-    return tmp_path / "picture.png"
