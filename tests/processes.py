@@ -57,7 +57,9 @@ def train_command(*arguments: object) -> None:
 
     from moceir.cli.train import main
 
-    logging.getLogger().handlers.clear()
+    # Lightning's handlers keep the stream of the test that imported it, which may be closed.
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
+        logger.handlers.clear()
     GlobalHydra.instance().clear()
     sys.argv = ["train.py", *map(str, arguments)]
     main()

@@ -21,6 +21,7 @@ import torch
 from test_datamodule import make
 from typer.testing import CliRunner
 
+from moceir import extras
 from moceir.cli.main import app
 from moceir.cli.options import load_sources
 from moceir.data import shards, streaming
@@ -421,7 +422,7 @@ def test_another_mixture_may_join(tree: Path, tmp_path: Path) -> None:
 
 
 def test_without_webdataset_the_remedy_is_said(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'moceir\[streaming\]'"):
         pack(tree, tmp_path)
 
