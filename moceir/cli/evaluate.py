@@ -104,7 +104,7 @@ def _table(scores: list[Score]) -> Table:
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.name.partition("/")[0], score.task), []).append(score)
-    highest = max(max(score.experts) for score in scores)
+    highest = max(max(score.experts, default=-1) for score in scores)  # of a network with routed layers
     for (dataset, task), group in groups.items():
         taken = [expert for score in group for expert in score.experts]
         table.add_row(

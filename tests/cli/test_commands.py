@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from moceir import MoCEIR, __version__, save_network
+from moceir import MoCEIR, NAFNet, __version__, save_network
 from moceir.cli.main import app
 from moceir.inference.postprocess import bilateral_filter
 from moceir.pictures.arrays import read_image, write_image
@@ -99,6 +99,15 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
     assert gaussian["gmacs"] <= 30
     assert len(gaussian["experts"]) == 7
     assert "within 30 GMACs" in run.output
+
+
+def test_evaluate_a_network_without_routes(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "clean" / "a.png", photograph)
+    save_network(NAFNet(dim=4, num_blocks=(1, 1), num_decoder_blocks=(1,)), tmp_path / "naf.safetensors")
+    arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "naf.safetensors"), "--sigma", "10"]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    assert "Gaussian σ=10" in run.output
 
 
 def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_path: Path) -> None:
