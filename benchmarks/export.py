@@ -1,12 +1,11 @@
 """Time of the engine, ONNX Runtime and OpenVINO on one picture, by turns in one run.
 
-python benchmarks/export.py --route 1,1,1,1,1,1,1 --seconds 40
+python benchmarks/export.py --route 1,1,1,1,1,1,1 --rounds 5
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from statistics import median
@@ -50,7 +49,6 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=720)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ready", help="a file to wait for once all models are loaded")
     arguments = parser.parse_args()
     size = arguments.height, arguments.width
     network = moceir.load_pretrained()
@@ -61,9 +59,6 @@ def main() -> None:
         for name, one, route in (("MoCEIR", network, arguments.route), ("NAFNet", plain, "routed"))
         for threads in (1, 2)
     }
-    print("loaded", flush=True)
-    while arguments.ready and not os.path.exists(arguments.ready):  # noqa: PTH110
-        time.sleep(0.1)
     for (name, threads), found in contestants.items():
         results = {runner: run() for runner, run in found.items()}  # warm
         times: dict[str, list[float]] = {runner: [] for runner in found}

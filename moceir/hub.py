@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moceir.extras import require
+from moceir.extras import remedy
 from moceir.inference.weights import load_network, save_network
 from moceir.networks.unet import UNet
 
-require("moceir.hub", "hub", "huggingface_hub")
-
-from huggingface_hub import ModelHubMixin, hf_hub_download  # noqa: E402
+try:
+    from huggingface_hub import ModelHubMixin, hf_hub_download
+except ImportError as error:
+    raise ImportError(remedy("moceir.hub", "huggingface_hub", "hub")) from error
 
 FILE = "model.safetensors"
 

@@ -53,12 +53,13 @@ print([one for one in extras.split() if one in sys.modules])
 import importlib.util
 found = importlib.util.find_spec
 import moceir.extras
-moceir.extras.find_spec = lambda name: None if name in ("onnx", "huggingface_hub") else found(name)
+moceir.extras.find_spec = lambda name: None if name == "onnx" else found(name)
+sys.modules["huggingface_hub"] = None
 export = ["export", "onnx", "-o", "x.onnx"]
 for run in (lambda: __import__("moceir.hub"), lambda: moceir.cli.main.app(export, standalone_mode=False)):
     try:
         run()
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         print(error)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +16,13 @@ from moceir.extras import require
 from moceir.inference.weights import SHIPPED
 from moceir.pictures.files import write_atomically
 
-app = typer.Typer(help="Write a network as a file for other runtimes.", no_args_is_help=True)
+
+class Kind(StrEnum):
+    """Of models."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 Route = Annotated[
@@ -29,8 +36,8 @@ PictureSize = Annotated[
 ]
 
 
-@app.command()
-def onnx(
+def export(
+    kind: Kind,
     output: Output,
     weights: Weights = SHIPPED[0],
     topk: TopK = None,
@@ -38,41 +45,12 @@ def onnx(
     size: PictureSize = None,
     mac_budget: MacBudget = 30.0,
 ) -> None:
-    """Write an ONNX model (opset 18)."""
-    model = _model(output, ".onnx", "onnx", weights, topk, route, size, mac_budget)
-    write_atomically(output, model.SerializeToString())
-    _tell(output, model)
+    """Write a network as a file for other runtimes.
 
-
-@app.command()
-def openvino(
-    output: Output,
-    weights: Weights = SHIPPED[0],
-    topk: TopK = None,
-    route: Route = "routed",
-    size: PictureSize = None,
-    mac_budget: MacBudget = 30.0,
-) -> None:
-    """Write OpenVINO's intermediate representation: an .xml, and a .bin beside it."""
-    require("moceir export", "export", "openvino")
-    model = _model(output, ".xml", "openvino", weights, topk, route, size, mac_budget)
-    from moceir.export.openvino import save_openvino, to_openvino
-
-    save_openvino(to_openvino(model), output)
-    _tell(output, model)
-
-
-def _model(
-    output: Path,
-    suffix: str,
-    kind: str,
-    weights: str,
-    topk: int | None,
-    route: str,
-    size: str | None,
-    mac_budget: float,
-) -> Any:
-    require("moceir export", "export", "onnx")
+    An ONNX model (opset 18), or OpenVINO's intermediate representation: an .xml, and a .bin beside it.
+    """
+    require("moceir export", "export", "onnx", *(["openvino"] if kind is Kind.openvino else []))
+    suffix = {Kind.onnx: ".onnx", Kind.openvino: ".xml"}[kind]
     if output.suffix != suffix:
         raise ValueError(f"--output {output}: a model for {kind} is a file {suffix}")
     from moceir.export.onnx import to_onnx
@@ -80,7 +58,15 @@ def _model(
     network = load(weights, topk)
     network.mac_budget = mac_budget or None
     output.parent.mkdir(parents=True, exist_ok=True)
-    return to_onnx(network, route=route, size=_size(size))
+    model = to_onnx(network, route=route, size=_size(size))
+    if kind is Kind.onnx:
+        write_atomically(output, model.SerializeToString())
+    else:
+        from moceir.export.openvino import save_openvino, to_openvino
+
+        save_openvino(to_openvino(model), output)
+    about = ", ".join(f"{entry.key} {entry.value}" for entry in model.metadata_props if entry.key != "config")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(f"wrote {output}: {about}"))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -90,8 +76,3 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise ValueError(f"--size {text}: give height and width as in 720x1280")
     return int(match[1]), int(match[2])
-
-
-def _tell(output: Path, model: Any) -> None:
-    about = ", ".join(f"{entry.key} {entry.value}" for entry in model.metadata_props if entry.key != "config")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(f"wrote {output}: {about}"))

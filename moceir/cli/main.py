@@ -14,7 +14,7 @@ from rich.markup import escape
 import moceir
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
-from moceir.cli.export import app as export
+from moceir.cli.export import export
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
@@ -27,10 +27,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, demo, sweep):
+for command in (restore, serve, evaluate, macs, demo, export, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
-app.add_typer(export, name="export")
 
 
 @app.command(

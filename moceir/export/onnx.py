@@ -81,9 +81,8 @@ def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None 
         layers = iter(experts) if experts is not None else None
         for block in network.modules():
             if isinstance(block, DecoderBlock):
-                block.moce = OnePicture(  # type: ignore[assignment]  # the same layer for one picture
-                    block.moce, recorder, None if layers is None else next(layers)
-                )
+                one = OnePicture(block.moce, recorder, None if layers is None else next(layers))
+                block.set_submodule("moce", one)  # the same layer for one picture
                 block.straight_through = False  # a factor of 1, for the gradient
     choice = None if not experts else torch.tensor(experts)[:, None]
     # With gradients a network changes nothing in place.

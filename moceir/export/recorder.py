@@ -95,12 +95,12 @@ class Traced(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # the recorder does it
 
     @property
-    def shape(self) -> Any:  # type: ignore[override]
+    def shape(self) -> Any:  # type: ignore[override]  # lengths that are no numbers yet
         """Constants, and a :class:`Size` where they are none."""
         return tuple(self.recorder.size_of(self, axis) for axis in range(self.samples[0].ndim))
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:  # type: ignore[override]  # torch's stubs have an attribute, not a property
         """Where constants are that the network makes for it."""
         return torch.device("cpu")
 
@@ -201,9 +201,7 @@ class Recorder(TorchFunctionMode):
         name = outer.emit_branches(condition, branches, [result.names[0] for result in results])
         return self.traced(results[0].samples, (name,))
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if not any(map(_unknown, tree_flatten((args, kwargs))[0])):
             return func(*args, **kwargs)
@@ -211,7 +209,7 @@ class Recorder(TorchFunctionMode):
         for i in range(self.count):
             mine, named = tree_map(lambda one, i=i: _meta(sample(one, i)), (args, kwargs))
             results.append(func(*mine, **named))
-        name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__  # type: ignore[attr-defined]
+        name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
         first, layout = tree_flatten(results[0])
         if not all(isinstance(one, Tensor) for one in first):
             if any(one != results[0] for one in results):
