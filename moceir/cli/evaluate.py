@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from moceir.cli.options import Data, Device, Override, Threads, TopK, Weights, load, load_sources, resolve_device
+from moceir.cli.options import Data, Device, Override, Threads, TopK, Weights, load_sources, resolve_device
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
@@ -21,7 +21,7 @@ from moceir.data.mixture import find_sets
 from moceir.engine.schedule import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
-from moceir.inference.weights import SHIPPED
+from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import write_atomically
 
 
@@ -60,7 +60,7 @@ def evaluate(
     for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
         source = sources[name]
         sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
-    network = load(weights, topk)
+    network = load_weights(weights, topk=topk)
     device = resolve_device(device)
     engines = {budget: Engine(network, device=device, threads=threads) for budget in mac_budget}
     for budget, engine in engines.items():

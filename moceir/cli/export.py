@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from moceir.cli.options import MacBudget, TopK, Weights, load
+from moceir.cli.options import MacBudget, TopK, Weights
 from moceir.extras import require
-from moceir.inference.weights import SHIPPED
+from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import write_atomically
 
 
@@ -55,7 +55,7 @@ def export(
         raise ValueError(f"--output {output}: a model for {kind} is a file {suffix}")
     from moceir.export.onnx import to_onnx
 
-    network = load(weights, topk)
+    network = load_weights(weights, topk=topk)
     network.mac_budget = mac_budget or None
     output.parent.mkdir(parents=True, exist_ok=True)
     model = to_onnx(network, route=route, size=_size(size))

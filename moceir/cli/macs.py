@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moceir.cli.options import TopK, Weights, load
+from moceir.cli.options import TopK, Weights
 from moceir.complexity import Complexity, Cost, count_macs
-from moceir.inference.weights import SHIPPED
+from moceir.inference.weights import SHIPPED, load_weights
 from moceir.networks.routes import REFERENCE_SIZE
 
 
@@ -25,7 +25,7 @@ def macs(
     conv+matmul counts convolutions and matrix products, as fvcore does; full adds FFTs, norms, softmax and
     element-wise work. The parts are the network's as it is trained; restoring multiplies out what composes.
     """
-    network = load(weights, topk)
+    network = load_weights(weights, topk=topk)
     report = count_macs(network, (height, width))
     console = Console()
     for table in (_parts(report), *([_experts(report)] if report.experts else []), _routes(report)):

@@ -8,8 +8,7 @@ import typer
 
 from moceir.config import build
 from moceir.data.sources import Source
-from moceir.inference.weights import SHIPPED, load_network, load_pretrained
-from moceir.networks.unet import UNet
+from moceir.inference.weights import SHIPPED
 
 Weights = Annotated[
     str,
@@ -54,12 +53,3 @@ def resolve_device(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load(weights: str, topk: int | None) -> UNet:
-    """The network that ``--weights`` and ``--topk`` name."""
-    if weights not in SHIPPED:
-        return load_network(weights, topk=topk)
-    if topk is not None:
-        raise ValueError("--topk goes with a file, --weights FILE")
-    return load_pretrained(weights)

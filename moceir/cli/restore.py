@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moceir.cli.options import Device, MacBudget, PostFilter, Threads, TopK, Weights, load, resolve_device
+from moceir.cli.options import Device, MacBudget, PostFilter, Threads, TopK, Weights, resolve_device
 from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
 from moceir.inference.restore import Report, Restorer
 from moceir.inference.video import restore_video
-from moceir.inference.weights import SHIPPED
+from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import read_bytes, write_atomically
 from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
 from moceir.pictures.picture import ImageError
@@ -99,7 +99,7 @@ def restore(
         _tell_left_out(planned, console)
         return
 
-    network = load(weights, topk)
+    network = load_weights(weights, topk=topk)
     restorer = Restorer(
         network,
         mac_budget=mac_budget or None,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moceir.cli.options import Device, MacBudget, Threads, TopK, Weights
+from moceir.cli.options import Device, MacBudget, Threads, TopK, Weights, resolve_device
+from moceir.extras import require
 from moceir.inference.weights import SHIPPED
 
 _MB = 1_000_000
@@ -34,18 +33,15 @@ def serve(
 
     It needs pip install 'moceir[demo]', and no internet.
     """
-    if weights in SHIPPED and topk is not None:
-        raise ValueError("--topk goes with a file, --weights FILE")
-    if find_spec("uvicorn") is None or find_spec("starlette") is None:
-        raise ValueError("moceir serve needs starlette and uvicorn: pip install 'moceir[demo]'")
+    require("moceir serve", "demo", "starlette", "uvicorn")
     from moceir.cores import available_cores
     from moceir.serve.server import run
 
     run(
         {
-            "weights": weights if weights in SHIPPED else str(Path(weights).absolute()),
+            "weights": weights,
             "topk": topk,
-            "device": device,
+            "device": resolve_device(device),
             "threads": threads or max(1, available_cores() // workers),
             "mac_budget": mac_budget,
             "max_pixels": max_pixels,

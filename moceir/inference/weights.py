@@ -99,6 +99,20 @@ def load_pretrained(name: str = SHIPPED[0]) -> UNet:
         return load_network(path)
 
 
+def load_weights(weights: str, *, topk: int | None = None) -> UNet:
+    """One of :data:`SHIPPED`, or else :func:`load_network` of a file.
+
+    Raises:
+        WeightsError: as they do.
+        ValueError: when ``topk`` comes with a name, whose network has its own.
+    """
+    if weights not in SHIPPED:
+        return load_network(weights, topk=topk)
+    if topk is not None:
+        raise ValueError("--topk goes with a file, --weights FILE")
+    return load_pretrained(weights)
+
+
 def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     """Read a network, ready for evaluation.
 

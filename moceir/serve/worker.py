@@ -22,7 +22,7 @@ import torch
 
 from moceir.engine.allocator import keep_freed_memory
 from moceir.inference.restore import Restorer, Stopped
-from moceir.inference.weights import SHIPPED, load_network, load_pretrained
+from moceir.inference.weights import load_weights
 from moceir.networks.unet import UNet
 from moceir.pictures.formats import (
     AVIF,
@@ -213,12 +213,9 @@ def main() -> None:
         output.flush()
 
     settings, _ = read_message(sys.stdin.buffer)
-    weights, topk, device = (settings.pop(name) for name in ("weights", "topk", "device"))
+    weights, topk = settings.pop("weights"), settings.pop("topk")
     try:
-        network = load_pretrained(weights) if weights in SHIPPED else load_network(Path(weights), topk=topk)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        worker = Worker(network, device=device, **settings)
+        worker = Worker(load_weights(weights, topk=topk), **settings)
     except (ValueError, OSError) as error:
         send({"error": str(error)})
         return

@@ -137,6 +137,6 @@ def test_demo_improves_the_photograph(tmp_path: Path) -> None:
 def test_serve_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = CliRunner().invoke(app, ["serve", "--topk", "1"])
     assert "--topk goes with a file" in str(run.exception)
-    monkeypatch.setattr("moceir.cli.serve.find_spec", lambda _: None)
+    monkeypatch.setattr("moceir.extras.find_spec", lambda _: None)
     run = CliRunner().invoke(app, ["serve"])
     assert "pip install 'moceir[demo]'" in str(run.exception)
