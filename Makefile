@@ -8,7 +8,7 @@ args ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations \
-    bench-peers bench-serve soak fuzz constraints clean
+    bench-harmless bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ bench-history: $(READY) ## plot how the ratios of benchmarks/history.jsonl went
 
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)
+
+bench-harmless: $(READY) ## what weights do to flat colours, drawings, text, clean and grey pictures
+	$(BIN)/python benchmarks/harmless.py $(args)
 
 bench-degradations: $(READY) ## time, looks and noise of degradation=real
 	$(BIN)/python benchmarks/degradations.py $(args)
