@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,29 +40,3 @@ def test_torch_hub() -> None:
     network = torch.hub.load(str(Path(__file__).parents[1]), "moce_ir_30g", source="local")
     x = pictures(1, 20, 30)
     assert torch.equal(network(x), moceir.load_pretrained()(x))
-
-
-def test_importing_moceir_loads_no_extra() -> None:
-    """Nor anything that trains; and what is missing is named with the line that installs it."""
-    code = """
-import sys, moceir, moceir.cli.main
-extras = "onnx onnxruntime openvino huggingface_hub av rawpy pillow_heif pyjpegxl webdataset optuna tensorboard"
-print([one for one in extras.split() if one in sys.modules])
-import importlib.util
-found = importlib.util.find_spec
-import moceir.extras
-moceir.extras.find_spec = lambda name: None if name == "onnx" else found(name)
-sys.modules["huggingface_hub"] = None
-export = ["export", "onnx", "-o", "x.onnx"]
-for run in (lambda: __import__("moceir.hub"), lambda: moceir.cli.main.app(export, standalone_mode=False)):
-    try:
-        run()
-    except (ImportError, ValueError) as error:
-        print(error)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [
-        "[]",
-        "moceir.hub needs huggingface_hub: pip install 'moceir[hub]'",
-        "moceir export needs onnx: pip install 'moceir[export]'",
-    ]

@@ -21,6 +21,7 @@ from moceir.cli.restore import restore
 from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
 from moceir.engine.allocator import keep_freed_memory
+from moceir.extras import require
 
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",
@@ -37,6 +38,7 @@ app.add_typer(prepare, name="prepare")
 )
 def train(context: typer.Context) -> None:
     """Train a network; the arguments are Hydra's, as of python -m moceir.cli.train."""
+    require("moceir train", "train", "hydra", "lightning")
     # As that module, because Lightning starts further processes by the name of what runs.
     sys.argv = ["moceir train", *context.args]
     runpy.run_module("moceir.cli.train", run_name="__main__", alter_sys=True)

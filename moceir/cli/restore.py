@@ -26,7 +26,7 @@ from moceir.inference.restore import Report, Restorer
 from moceir.inference.video import restore_video
 from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import read_bytes, write_atomically
-from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
+from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, missing, names
 from moceir.pictures.picture import ImageError
 from moceir.pictures.video import is_video
 
@@ -265,6 +265,5 @@ def _tell_left_out(planned: Plan, console: Console) -> None:
         kinds.setdefault(kind, []).append(path)
     for kind, paths in sorted(kinds.items()):
         shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
-        extra = BY_SUFFIX[kind].extra if kind in BY_SUFFIX else None
-        remedy = f"; pip install 'moceir[{extra}]' reads them" if extra else ""
-        console.print(escape(f"left out {len(paths)} {kind}: {shown}{remedy}"))
+        way = f"; {missing(BY_SUFFIX[kind])}" if kind in BY_SUFFIX else ""
+        console.print(escape(f"left out {len(paths)} {kind}: {shown}{way}"))
