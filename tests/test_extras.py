@@ -84,8 +84,8 @@ def test_what_needs_an_extra_says_which(slim: str, tmp_path: Path) -> None:
     code = f"""{slim}
 import moceir.cli.main
 commands = (
-    "train", "evaluate .", "macs", "demo", "serve", "sweep .", "export onnx -o x.onnx", "export openvino -o x.xml",
-    "prepare check .", "evaluate . --data all",
+    "train", "predict", "evaluate .", "macs", "demo", "serve", "sweep .", "export onnx -o x.onnx",
+    "export openvino -o x.xml", "prepare check .", "evaluate . --data all",
 )
 for command in commands:
     try:
@@ -102,6 +102,7 @@ for module in ("hub", "training.module", "data.datamodule", "inspection", "cli.t
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "train: moceir train needs hydra: pip install 'moceir[train]'",
+        "predict: moceir predict needs hydra: pip install 'moceir[train]'",
         "evaluate .: the configuration needs hydra: pip install 'moceir[train]'",
         "macs: counting multiply-adds needs fvcore: pip install 'moceir[train]'",
         "demo: the photograph chelsea.png needs skimage: pip install 'moceir[demo]'",

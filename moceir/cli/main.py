@@ -38,10 +38,22 @@ app.add_typer(prepare, name="prepare")
 )
 def train(context: typer.Context) -> None:
     """Train a network; the arguments are Hydra's, as of python -m moceir.cli.train."""
-    require("moceir train", "train", "hydra", "lightning")
+    _run_hydra("train", context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def predict(context: typer.Context) -> None:
+    """Restore with many processes or machines; the arguments are Hydra's, as of python -m moceir.cli.predict."""
+    _run_hydra("predict", context.args)
+
+
+def _run_hydra(name: str, arguments: list[str]) -> None:
+    require(f"moceir {name}", "train", "hydra", "lightning")
     # As that module, because Lightning starts further processes by the name of what runs.
-    sys.argv = ["moceir train", *context.args]
-    runpy.run_module("moceir.cli.train", run_name="__main__", alter_sys=True)
+    sys.argv = [f"moceir {name}", *arguments]
+    runpy.run_module(f"moceir.cli.{name}", run_name="__main__", alter_sys=True)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -58,7 +70,7 @@ def options(
     ] = False,
 ) -> None:
     """What goes before a command."""
-    if context.invoked_subcommand != "train":  # of which Hydra writes the log
+    if context.invoked_subcommand not in ("train", "predict"):  # of which Hydra writes the log
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
 
 

@@ -276,6 +276,10 @@ class Journal:
     ) -> None:
         if kind is None and not self._stays:
             self.path.unlink(missing_ok=True)  # while it is locked
+        self.close()
+
+    def close(self) -> None:
+        """Let others have the file, which stays."""
         self._file.close()
 
 
