@@ -23,13 +23,15 @@ MAY_USE = {
     "engine": {"networks", "cores"},
     "export": {"networks"},
     "hub": {"networks", "inference", "extras"},
+    "catalogues": {"networks", "inference", "export", "pictures"},
+    "integrations": {"networks", "inference"},
     "inspection": {"networks", "data", "extras"},
     "inference": {"networks", "engine", "data", "pictures", "extras"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference", "extras"},
     "serve": {"networks", "engine", "data", "pictures", "inference"},
     "cli": {
         *("extras", "export", "networks", "engine", "cores", "data", "pictures", "inference", "training", "serve"),
-        *("complexity", "config"),
+        *("complexity", "config", "catalogues", "hub"),
     },
 }
 

@@ -17,6 +17,7 @@ from moceir.cli.evaluate import evaluate
 from moceir.cli.export import export
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
+from moceir.cli.publish import publish
 from moceir.cli.restore import restore
 from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
@@ -28,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, demo, export, sweep):
+for command in (restore, serve, evaluate, macs, demo, export, publish, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 
