@@ -18,6 +18,7 @@ from torch import Tensor
 
 from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
+from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
 from moceir.extras import remedy
@@ -276,8 +277,14 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
 
 def sample_pictures(side: int) -> PairSet:
     """The middle squares of the photographs that scikit-image ships, clean."""
-    pairs = []
-    for pair in SamplePhotographs(folders=["."]).list_files(Path())[0]:
+    pairs, _ = SamplePhotographs(folders=["."]).list_files(Path())
+    return PairSet("scikit-image", middle_squares(pairs, side), "")
+
+
+def middle_squares(pairs: Iterable[Pair], side: int) -> list[Pair]:
+    """Of each pair its middle square, of ``side`` pixels."""
+    squares = []
+    for pair in pairs:
         height, width = pair.size()
-        pairs.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
-    return PairSet("scikit-image", pairs, "")
+        squares.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
+    return squares

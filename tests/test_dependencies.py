@@ -26,12 +26,13 @@ MAY_USE = {
     "catalogues": {"networks", "inference", "export", "pictures"},
     "integrations": {"networks", "inference"},
     "inspection": {"networks", "data", "extras"},
+    "worth": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures", "extras"},
     "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference", "extras"},
     "serve": {"networks", "engine", "data", "pictures", "inference"},
     "cli": {
         *("extras", "export", "networks", "engine", "cores", "data", "pictures", "inference", "training", "serve"),
-        *("complexity", "config", "catalogues", "hub"),
+        *("complexity", "config", "catalogues", "hub", "inspection", "worth"),
     },
 }
 

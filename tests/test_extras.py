@@ -86,7 +86,7 @@ import moceir.cli.main
 commands = (
     "train", "predict", "evaluate .", "macs", "demo", "serve", "sweep .", "export onnx -o x.onnx",
     "export openvino -o x.xml", "prepare check .", "evaluate . --data all",
-    "publish hub -o x", "publish darktable -o x --url y",
+    "worth", "publish hub -o x", "publish darktable -o x --url y",
 )
 for command in commands:
     try:
@@ -113,6 +113,7 @@ for module in ("hub", "training.module", "data.datamodule", "inspection", "cli.t
         "export openvino -o x.xml: moceir export needs onnx: pip install 'moceir[export]'",
         "prepare check .: the configuration needs hydra: pip install 'moceir[train]'",
         "evaluate . --data all: the configuration needs hydra: pip install 'moceir[train]'",
+        "worth: moceir worth needs torchmetrics: pip install 'moceir[train]'",
         "publish hub -o x: moceir publish hub needs huggingface_hub: pip install 'moceir[hub]'",
         "publish darktable -o x --url y: moceir publish darktable needs onnx: pip install 'moceir[export]'",
         "moceir.hub needs huggingface_hub: pip install 'moceir[hub]'",

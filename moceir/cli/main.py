@@ -21,6 +21,7 @@ from moceir.cli.publish import publish
 from moceir.cli.restore import restore
 from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
+from moceir.cli.worth import worth
 from moceir.engine.allocator import keep_freed_memory
 from moceir.extras import require
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, demo, export, publish, sweep):
+for command in (restore, serve, evaluate, macs, worth, demo, export, publish, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 

@@ -37,7 +37,7 @@ def predict(config: DictConfig) -> int:
         config: a composed ``conf/predict.yaml``.
 
     Returns:
-        How many could not be restored, by all processes together.
+        How many could not be restored by all processes together, in the first; 0 in the others.
 
     Raises:
         ValueError: when an input matches nothing, an option does not fit, or another process of the run is gone.
@@ -62,11 +62,12 @@ def predict(config: DictConfig) -> int:
         if not isinstance(error, dist.DistError) and "onnection" not in str(error):
             raise
         raise ValueError("another process of this run is gone; the same command goes on with what is left") from error
-    if trainer.is_global_zero:
-        count = len(planned.jobs)
-        log.info("restored %d of %d pictures into %s", count - module.failed, count, config.output)
-        for line in planned.unreadable:
-            log.error(line)
+    if not trainer.is_global_zero:
+        return 0  # the first process has the status of all; to Lightning's launcher another one's says that it crashed
+    count = len(planned.jobs)
+    log.info("restored %d of %d pictures into %s", count - module.failed, count, config.output)
+    for line in planned.unreadable:
+        log.error(line)
     return module.failed + len(planned.unreadable)
 
 

@@ -94,6 +94,7 @@ def train(config: DictConfig) -> float:
         warmup_steps=config.warmup_steps,
         decay=config.decay,
         seed=config.seed,
+        teacher=instantiate(config.teacher),
         compile=config.compile,
         output=Path(config.paths.output),
     )
@@ -125,13 +126,10 @@ def _overrides() -> list[str]:
 
 
 def _load(network: UNet, path: Path) -> None:
-    start = load_network(path)
     try:
-        network.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path}: its network, {start.config}, is another than this run's, {network.config}"
-        ) from error
+        network.start_from(load_network(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     log.info("starting from %s", path)
 
 

@@ -33,7 +33,7 @@ class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]
 
     def load(self, state_dict: Mapping[str, Tensor]) -> ImageModelDescriptor[MoCEIR]:
         """The network, whose route follows from the whole picture, so that programs must not cut it into tiles."""
-        state = rename_published(dict(state_dict))
+        state = _ours(state_dict)
         network = MoCEIR(**infer_config(state))
         network.load_state_dict(state)
         network.mac_budget = 30
@@ -54,7 +54,12 @@ class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]
 
 def is_moce_ir(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether these are a MoCE-IR network's tensors, by our names or the authors'."""
-    return set(_MARKS) <= rename_published(dict(state_dict)).keys()
+    return set(_MARKS) <= _ours(state_dict).keys()
+
+
+def _ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = dict(state_dict)
+    return state if set(_MARKS) <= state.keys() else rename_published(state)
 
 
 def register() -> None:

@@ -92,9 +92,10 @@ class RestoreFiles(LightningModule):
         self.restorer = Restorer(self.network, device=str(device), threads=threads, **self.options)
         formats = sorted({job.target.suffix for job in self.jobs})
         self.settings = fingerprint(self.network, device.type, self.quality, formats, sorted(self.options.items()))
+        if self.trainer.is_global_zero:  # before any of them writes
+            for folder in {job.target.resolve().parent for job in self.jobs}:
+                remove_leftovers(folder)
         self.dealer = Dealer(len(self.jobs), _shared(self.trainer, self.jobs, self.settings))
-        for folder in {job.target.resolve().parent for job in self.jobs}:
-            remove_leftovers(folder)
         self.journal = Journal(self.jobs, self.settings, part=f"process-{self.global_rank}")
 
     def predict_dataloader(self) -> DataLoader[int]:
