@@ -8,7 +8,7 @@ args ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations \
-    bench-harmless bench-peers bench-serve soak fuzz constraints clean
+    bench-export bench-harmless bench-many bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,12 @@ bench-degradations: $(READY) ## time, looks and noise of degradation=real
 bench-serve: $(READY) ## load on moceir serve: make bench-serve args="--large 200 --small 1000"
 	$(BIN)/python benchmarks/serve.py $(args)
 
+bench-many: $(READY) ## a thousand pictures by shards and by processes: make bench-many args="run --pictures 1000"
+	$(BIN)/python benchmarks/many.py $(args)
+
+bench-export: $(READY) ## the engine, ONNX Runtime and OpenVINO side by side
+	$(BIN)/python benchmarks/export.py $(args)
+
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)
 
@@ -82,5 +88,5 @@ clean: ## remove what the other targets made, but not runs/
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,streaming,sweep,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
