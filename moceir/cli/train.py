@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.engine.allocator import keep_freed_memory
-from moceir.inference.weights import load_network, save_network
+from moceir.inference.weights import load_network, load_weights, save_network
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
@@ -72,7 +72,7 @@ def train(config: DictConfig) -> float:
     if config.previous_stage and not (config.init_from or config.resume):
         start = previous_weights(Path(config.paths.runs), config.previous_stage)
     if start:
-        _load(network, Path(start))
+        _load(network, str(start))
     if config.resume:
         _match(network, Path(config.resume))
     optimizer = instantiate(config.optimizer)
@@ -118,15 +118,15 @@ def _overrides() -> list[str]:
     return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
-def _load(network: UNet, path: Path) -> None:
-    start = load_network(path)
+def _load(network: UNet, weights: str) -> None:
+    start = load_weights(weights)
     try:
         network.load_state_dict(start.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"{path}: its network, {start.config}, is another than this run's, {network.config}"
+            f"{weights}: its network, {start.config}, is another than this run's, {network.config}"
         ) from error
-    log.info("starting from %s", path)
+    log.info("starting from %s", weights)
 
 
 def _match(network: UNet, path: Path) -> None:
