@@ -19,6 +19,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
+from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
 from moceir.networks.routes import RouteCosts
@@ -276,8 +277,14 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
 
 def sample_pictures(side: int) -> PairSet:
     """The middle squares of the photographs that scikit-image ships, clean."""
-    pairs = []
-    for pair in SamplePhotographs(folders=["."]).list_files(Path())[0]:
+    pairs, _ = SamplePhotographs(folders=["."]).list_files(Path())
+    return PairSet("scikit-image", middle_squares(pairs, side), "")
+
+
+def middle_squares(pairs: Iterable[Pair], side: int) -> list[Pair]:
+    """Of each pair its middle square, of ``side`` pixels."""
+    squares = []
+    for pair in pairs:
         height, width = pair.size()
-        pairs.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
-    return PairSet("scikit-image", pairs, "")
+        squares.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
+    return squares

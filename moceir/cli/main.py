@@ -20,6 +20,7 @@ from moceir.cli.prepare import app as prepare
 from moceir.cli.restore import restore
 from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
+from moceir.cli.worth import worth
 from moceir.engine.allocator import keep_freed_memory
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, demo, export, sweep):
+for command in (restore, serve, evaluate, macs, worth, demo, export, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 

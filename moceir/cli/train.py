@@ -88,6 +88,7 @@ def train(config: DictConfig) -> float:
         warmup_steps=config.warmup_steps,
         decay=config.decay,
         seed=config.seed,
+        teacher=instantiate(config.teacher),
         compile=config.compile,
         output=Path(config.paths.output),
     )
@@ -119,13 +120,10 @@ def _overrides() -> list[str]:
 
 
 def _load(network: UNet, weights: str) -> None:
-    start = load_weights(weights)
     try:
-        network.load_state_dict(start.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"{weights}: its network, {start.config}, is another than this run's, {network.config}"
-        ) from error
+        network.start_from(load_weights(weights))
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
     log.info("starting from %s", weights)
 
 
