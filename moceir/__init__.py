@@ -8,11 +8,13 @@ from moceir.inference.weights import load_network, load_pretrained, save_network
 from moceir.networks.interface import Restoration
 from moceir.networks.moce_ir import MoCEIR
 from moceir.networks.naf import NAFNet
+from moceir.networks.naf_mixture import NAFMixture
 
 __version__ = version("moceir")
 
 __all__ = [
     "MoCEIR",
+    "NAFMixture",
     "NAFNet",
     "Restoration",
     "Restorer",

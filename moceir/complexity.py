@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
+from moceir.extras import require
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
+from moceir.networks.naf_mixture import PictureRouter
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.routing import FrequencyEmbedding, Router
 from moceir.networks.strips import Block
@@ -74,8 +74,8 @@ class Complexity:
     """By name, in the order they run; with the experts' parameters, without their cost."""
     routing: Cost
     """Frequency embedding and routers, which the parts include: not needed where experts are forced."""
-    experts: tuple[tuple[Part, ...], ...]
-    """(layer, expert)."""
+    experts: dict[str, tuple[Part, ...]]
+    """Of each part that has some, by its name."""
     post_filter: Cost
     """The bilateral filter."""
     topk: int
@@ -93,7 +93,7 @@ class Complexity:
 
     def forced(self, expert: int) -> Cost:
         """The network with every layer forced to one expert; no routing, no post-filter."""
-        return sum((layer[expert].cost for layer in self.experts), self.shared)
+        return sum((layer[expert].cost for layer in self.experts.values()), self.shared)
 
     def totals(self) -> dict[str, Cost]:
         """Minimum, expected (all routes equally likely) and maximum over routes, routing and post-filter included."""
@@ -102,7 +102,7 @@ class Complexity:
         def route(pick: Callable[[list[int]], float]) -> Cost:
             layers = [
                 (pick([part.cost.conv_matmul for part in layer]), pick([part.cost.full for part in layer]))
-                for layer in self.experts
+                for layer in self.experts.values()
             ]
             return base + Cost(*(round(sum(layer[convention] for layer in layers)) for convention in (0, 1)))
 
@@ -139,7 +139,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     rows: dict[str, Part] = {}
     rest = of_area("network")  # what no part holds: the input added to the output
     routing = Cost()
-    experts = []
+    experts = {}
     for name, _, level, module in parts:
         cost = of_area(name)
         rest -= cost
@@ -147,18 +147,19 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
             layer = []
             for expert in cast("Iterable[Expert]", module.experts):
                 of_expert = next(path for path, child in network.named_modules() if child is expert)
-                covered = covered_pixels(height >> level, width >> level, expert.mixer.window)
+                window = getattr(expert, "window", 1)  # of those that have any
+                covered = covered_pixels(height >> level, width >> level, window)
                 windowed = small[of_expert][1].scaled(covered, side**2 >> 2 * level)
                 layer.append(Part(_parameters(expert), of_area(of_expert) + windowed))
                 cost -= of_area(of_expert)
-            experts.append(tuple(layer))
+            experts[name] = tuple(layer)
         for path, child in network.named_modules():
-            if isinstance(child, Router | FrequencyEmbedding) and f"{path}.".startswith(f"{name}."):
+            if isinstance(child, Router | FrequencyEmbedding | PictureRouter) and f"{path}.".startswith(f"{name}."):
                 routing += of_area(path).scaled(1, images)
         rows[name] = Part(_parameters(module), cost.scaled(1, images))
     rows["residual"] = Part(0, rest.scaled(1, images))
     post_filter = POST_FILTER_MACS_PER_PIXEL * math.prod(size)
-    return Complexity(size, rows, routing, tuple(experts), Cost(post_filter, post_filter), network.topk)
+    return Complexity(size, rows, routing, experts, Cost(post_filter, post_filter), network.topk)
 
 
 def _parameters(module: nn.Module) -> int:
@@ -174,12 +175,17 @@ class _EachExpert(nn.Module):
         every = torch.arange(network.num_experts).expand(network.num_layers, -1)[..., None]
         self.route = every if network.num_layers else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x, experts=self.route)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        restoration = self.network.restore_and_route(x, experts=self.route)
+        # Routers count, too, though a forced route does not need what they say.
+        return restoration.image, *(routing.logits for routing in restoration.routings)
 
 
 def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
     """Module name -> work by area and work by windows, of n pictures of the given size, one for each expert."""
+    require("counting multiply-adds", "train", "fvcore")
+    from fvcore.nn import FlopCountAnalysis
+
     device = next(network.parameters()).device
     pictures = torch.zeros(max(1, network.num_experts), 3, *size, device=device)
     training = network.training
@@ -203,15 +209,19 @@ def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]
     }
 
 
+def _shape(value: Any) -> list[int]:
+    return value.type().sizes()
+
+
 def _elementwise(weight: int, *, of_input: bool = False) -> Callable[[list[Any], list[Any]], int]:
     def handle(inputs: list[Any], outputs: list[Any]) -> int:
-        return weight * math.prod(get_shape((inputs if of_input else outputs)[0]))
+        return weight * math.prod(_shape((inputs if of_input else outputs)[0]))
 
     return handle
 
 
 def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    elements = math.prod(get_shape(outputs[0]))
+    elements = math.prod(_shape(outputs[0]))
     if inputs[0].node().kind() == "aten::fft_rfft2":
         return Counter(spectrum=3 * elements)
     return Counter(mul=elements)
@@ -219,13 +229,13 @@ def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 def _real_fft(inputs: list[Any], outputs: list[Any]) -> int:
     # The windows are the third and fifth axis of (B, rows, w, columns, w, C), on the side that is not a spectrum.
-    shape = max(get_shape(inputs[0]), get_shape(outputs[0]), key=math.prod)
+    shape = max(_shape(inputs[0]), _shape(outputs[0]), key=math.prod)
     points = shape[2] * shape[4]
     return round(1.25 * math.prod(shape) * math.log2(points))
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    query, key = get_shape(inputs[0]), get_shape(inputs[1])
+    query, key = _shape(inputs[0]), _shape(inputs[1])
     scores = math.prod(query[:-1]) * key[-2]
     return Counter(scaled_dot_product_attention=2 * scores * query[-1], window_softmax=5 * scores)
 

@@ -15,15 +15,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
+from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
+from moceir.extras import remedy
 from moceir.networks.routes import RouteCosts
 from moceir.networks.routing import Router, importance_and_load
 from moceir.networks.unet import UNet
+
+try:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+except ImportError as error:
+    raise ImportError(remedy("moceir.inspection", "torchmetrics", "train")) from error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,11 +161,16 @@ def layer_names(network: UNet) -> list[str]:
 
 def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
     """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
-    import matplotlib.pyplot as plt
-
     tally = RouteTally()
     for one in observations:
         tally.add([one.task], one.experts[:, None], network.route_costs)
+    return plot_tally(tally, network)
+
+
+def plot_tally(tally: RouteTally, network: UNet) -> Figure:
+    """The same, of what was counted."""
+    import matplotlib.pyplot as plt
+
     layers = layer_names(network)
     figure, axes = plt.subplots(
         1,
@@ -271,8 +282,14 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
 
 def sample_pictures(side: int) -> PairSet:
     """The middle squares of the photographs that scikit-image ships, clean."""
-    pairs = []
-    for pair in SamplePhotographs(folders=["."]).list_files(Path())[0]:
+    pairs, _ = SamplePhotographs(folders=["."]).list_files(Path())
+    return PairSet("scikit-image", middle_squares(pairs, side), "")
+
+
+def middle_squares(pairs: Iterable[Pair], side: int) -> list[Pair]:
+    """Of each pair its middle square, of ``side`` pixels."""
+    squares = []
+    for pair in pairs:
         height, width = pair.size()
-        pairs.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
-    return PairSet("scikit-image", pairs, "")
+        squares.append(pair._replace(window=Window((height - side) // 2, (width - side) // 2, side, side)))
+    return squares

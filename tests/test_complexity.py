@@ -8,7 +8,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from moceir import MoCEIR, NAFNet
+from moceir import MoCEIR, NAFMixture, NAFNet
 from moceir.complexity import _CONV_MATMUL, _HANDLERS, Complexity, count_macs
 from moceir.networks.costs import macs
 from moceir.networks.unet import UNet
@@ -36,7 +36,7 @@ def test_full_convention_counts_more_everywhere_but_in_plain_convolutions(report
     for name, cost in ((name, part.cost) for name, part in report.parts.items()):
         plain = name.split(".")[0] in {"embed", "down", "up", "fuse", "output"}
         assert (cost.full == cost.conv_matmul) if plain else (cost.full > cost.conv_matmul), name
-    assert all(expert.cost.full > expert.cost.conv_matmul for layer in report.experts for expert in layer)
+    assert all(expert.cost.full > expert.cost.conv_matmul for layer in report.experts.values() for expert in layer)
 
 
 SMALL = {"num_blocks": (1, 1), "num_decoder_blocks": (2,), "num_heads": (1, 2), "num_refinement_blocks": 1}
@@ -82,14 +82,16 @@ def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
     transforms = 3 * 1.25 * pixels * rank * 4  # log2 16 points = 4
     spectra = 3 * pixels // window**2 * window * (window // 2 + 1) * rank
     norm, value, silu, modulate = (pixels * per for per in (5 * rank, rank, 4 * rank, rank))
-    expert = report.experts[0][0].cost
+    expert = next(iter(report.experts.values()))[0].cost
     assert expert.conv_matmul == conv_matmul
     scalars = 100  # sizes computed while tracing
     full = conv_matmul + transforms + spectra + norm + value + silu + modulate
     assert full <= expert.full <= full + scalars
 
 
-@pytest.mark.parametrize("network", [MoCEIR(**SMALL), MoCEIR(**SMALL, expert_kind="window"), NAFNet(dim=4)])
+@pytest.mark.parametrize(
+    "network", [MoCEIR(**SMALL), MoCEIR(**SMALL, expert_kind="window"), NAFNet(dim=4), NAFMixture(dim=4)]
+)
 def test_torch_counts_what_is_known_from_shapes(network: UNet) -> None:
     """The third account: if fvcore, which stands on tracing, breaks one day, the others do not."""
     size = (64, 96)
@@ -106,10 +108,21 @@ def test_torch_counts_what_is_known_from_shapes(network: UNet) -> None:
 def test_a_network_without_experts_has_one_route() -> None:
     network = NAFNet()
     report, costs = count_macs(network), network.route_costs
-    assert report.experts == costs.experts == ()
+    assert not report.experts
+    assert not costs.experts
     assert {total.conv_matmul for total in report.totals().values()} == {costs.base}
     assert report.parameters == 2_141_619
     assert costs.base < 30e9
+
+
+def test_a_route_through_the_mixture_is_one_choice_for_all_blocks() -> None:
+    network = NAFMixture(dim=4)
+    report, costs = count_macs(network), network.route_costs
+    assert len(costs.experts) == network.num_layers == 1
+    routed = report.routing.conv_matmul + report.post_filter.conv_matmul
+    for expert, cost in enumerate(costs.experts[0]):
+        assert report.forced(expert).conv_matmul + routed == costs.base + cost < 30e9
+    assert costs.cheapest(1) == report.totals()["minimum"].conv_matmul
 
 
 def test_counting_leaves_the_network_as_it_was() -> None:

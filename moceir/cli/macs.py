@@ -57,9 +57,8 @@ def _parts(report: Complexity) -> Table:
 
 
 def _experts(report: Complexity) -> Table:
-    table = _table("GMACs of the experts", "MoCE layer", "expert", "parameters", "conv+matmul", "full")
-    names = [name for name in report.parts if name.startswith("decoder.")]
-    for name, layer in zip(names, report.experts, strict=True):
+    table = _table("GMACs of the experts", "part", "expert", "parameters", "conv+matmul", "full")
+    for name, layer in report.experts.items():
         for index, expert in enumerate(layer):
             table.add_row("" if index else name, str(index), f"{expert.parameters:,}", *_giga(expert.cost))
         table.add_section()
@@ -68,7 +67,7 @@ def _experts(report: Complexity) -> Table:
 
 def _routes(report: Complexity) -> Table:
     table = _table("GMACs of a route", "route", "conv+matmul", "full")
-    for expert in range(len(report.experts[0]) if report.experts else 0):
+    for expert in range(max(map(len, report.experts.values()), default=0)):
         table.add_row(f"forced to expert {expert}", *_giga(report.forced(expert)))
     table.add_section()
     table.add_row("routing", *_giga(report.routing))

@@ -46,7 +46,7 @@ def check(
     root: Root,
     data: Data = "all",
     override: Override = [],
-    crop: Annotated[int, typer.Option(min=1, help="Pictures smaller than this are troubles.")] = 128,
+    crop: Annotated[int, typer.Option(min=1, help="Pictures smaller than this are problems.")] = 128,
     workers: Workers = CORES,
 ) -> None:
     """Decode every picture and show what is missing, unpaired, unreadable or of the wrong size; packs and shards, too.

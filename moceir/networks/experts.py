@@ -118,6 +118,7 @@ class Expert(nn.Module):
     def __init__(self, *, dim: int, rank: int, window: int, kind: str) -> None:
         super().__init__()
         mixer = SpectralMixer if kind == "spectral" else AttentionMixer
+        self.window = window
         self.reduce = pointwise(dim, rank, bias=False)
         self.mixer = mixer(rank=rank, window=window)
         self.modulate = pointwise(dim, rank, bias=False)

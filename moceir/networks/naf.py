@@ -35,23 +35,28 @@ class GatedBlock(Block):
 
     A gate is the product of two halves of the channels; β and γ are gains of each channel that start at 0. First pass:
     the sum of g, which is kept. Second: the result.
+
+    Args:
+        dim: channels of the map.
+        width: channels of a gated map for each of the map's.
     """
 
     reaches = (1, 0)
     keeps = 0
     folded = False
 
-    def __init__(self, *, dim: int) -> None:
+    def __init__(self, *, dim: int, width: float = 1) -> None:
         super().__init__()
+        gated = max(1, round(width * dim))
         self.norm1 = ChannelNorm(dim)
-        self.expand1 = pointwise(dim, 2 * dim, bias=True)
-        self.mix = depthwise(2 * dim, 3, bias=True)
-        self.attention = OfMean(dim, dim)
-        self.project1 = pointwise(dim, dim, bias=True)
+        self.expand1 = pointwise(dim, 2 * gated, bias=True)
+        self.mix = depthwise(2 * gated, 3, bias=True)
+        self.attention = OfMean(gated, gated)
+        self.project1 = pointwise(gated, dim, bias=True)
         self.gain1 = nn.Parameter(torch.zeros(dim, 1, 1))
         self.norm2 = ChannelNorm(dim)
-        self.expand2 = pointwise(dim, 2 * dim, bias=True)
-        self.project2 = pointwise(dim, dim, bias=True)
+        self.expand2 = pointwise(dim, 2 * gated, bias=True)
+        self.project2 = pointwise(gated, dim, bias=True)
         self.gain2 = nn.Parameter(torch.zeros(dim, 1, 1))
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor]:
@@ -162,23 +167,32 @@ class NAFNet(UNet):
         dims = [dim << level for level in range(levels)]
         decoder_levels = list(reversed(range(levels - 1)))
 
-        def blocks(level: int, count: int) -> nn.Sequential:
-            return nn.Sequential(*(GatedBlock(dim=dims[level]) for _ in range(count)))
-
         self.embed = Convolution(3, dim, kernel_size=3, padding=1)
-        self.encoder = nn.ModuleList(blocks(level, num_blocks[level]) for level in range(levels - 1))
+        self.encoder = nn.ModuleList(_encoding(dims[level], num_blocks[level]) for level in range(levels - 1))
         self.down = nn.ModuleList(HalveAndWiden(dim=dims[level]) for level in range(levels - 1))
-        self.latent = blocks(levels - 1, num_blocks[-1])
+        self.latent = self._latent(dims[-1], num_blocks[-1])
         self.up = nn.ModuleList(DoubleAndNarrow(dim=dims[level + 1]) for level in decoder_levels)
         self.fuse = nn.ModuleList(Add() for _ in decoder_levels)
-        self.decoder = nn.ModuleList(blocks(level, num_decoder_blocks[level]) for level in decoder_levels)
-        self.refinement = blocks(0, 0)
+        self.decoder = nn.ModuleList(self._decoding(dims[level], num_decoder_blocks[level]) for level in decoder_levels)
+        self.refinement = nn.Sequential()
         self.output = Convolution(dim, 3, kernel_size=3, padding=1)
         for parameter in self.output.parameters():
             nn.init.zeros_(parameter)
         self.mac_budget = mac_budget
 
+    def _decoding(self, dim: int, count: int) -> nn.Sequential:
+        """Blocks of the decoder."""
+        return _encoding(dim, count)
+
+    def _latent(self, dim: int, count: int) -> nn.Sequential:
+        """Blocks of the latent."""
+        return self._decoding(dim, count)
+
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that rebuild this network, as plain values that JSON and YAML can hold."""
         return {**self._config, "mac_budget": self.mac_budget}
+
+
+def _encoding(dim: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(GatedBlock(dim=dim) for _ in range(count)))

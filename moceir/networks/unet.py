@@ -108,6 +108,17 @@ class UNet(nn.Module):
         check_budget(self.route_costs, gmacs, self.topk)
         self._mac_budget = gmacs
 
+    def start_from(self, trained: UNet) -> None:
+        """Take the weights of another network.
+
+        Raises:
+            ValueError: when they do not fit.
+        """
+        try:
+            self.load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"its network, {trained.config}, is another than this one, {self.config}") from error
+
     def begin(self, noise: Tensor | None = None, experts: Tensor | None = None) -> Run:
         """What the parts will hand on to each other for a batch; arguments as of :meth:`restore_and_route`."""
         return Run(self.route_costs, self.mac_budget, self.topk, noise, experts)

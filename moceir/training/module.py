@@ -27,6 +27,7 @@ from moceir.networks.interface import Restoration
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 from moceir.training.optim import cosine_schedule
+from moceir.training.teaching import Teacher, all_layers, router_loss
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class RestorationModule(LightningModule):
         warmup_steps: steps before the learning rate reaches its peak.
         decay: over which share of the steps, at their end, it falls.
         seed: decides the routing noise.
+        teacher: chooses experts in training, and the routers learn from it; None lets them choose.
         compile: a torch.compile backend for the network, such as inductor; None for none.
         output: where a batch whose loss is not finite is saved.
     """
@@ -61,10 +63,16 @@ class RestorationModule(LightningModule):
         warmup_steps: int,
         decay: float,
         seed: int,
+        teacher: Teacher | None,
         compile: str | None,
         output: Path,
     ) -> None:
         super().__init__()
+        if teacher is not None and (not network.num_layers or network.topk != 1):
+            raise ValueError(
+                f"teacher: {type(network).__name__} has no routers that choose one expert; give teacher=null"
+            )
+        self.teacher = teacher
         self.network = network
         self.losses = losses
         if not network.num_layers and BALANCE in losses.weights:
@@ -91,8 +99,15 @@ class RestorationModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> StepOutput:
         noise = self._routing_noise(batch, batch_index) if self.network.num_layers else None
-        restoration = self.restore(batch.degraded, noise=noise)
+        expert = route = None
+        if self.teacher is not None:
+            expert = self.teacher.experts(self.network, batch.degraded, batch.clean, list(batch.tasks))
+            route = all_layers(self.network, expert)
+        restoration = self.restore(batch.degraded, noise=noise, experts=route)
         total, terms = self.losses(restoration, batch.clean)
+        if self.teacher is not None and expert is not None:
+            terms["router"] = router_loss(restoration, expert)
+            total = total + self.teacher.weight * terms["router"]
         if not torch.isfinite(total):
             self._stop(batch, terms)
         self.log_dict({"train/loss": total} | {f"train/{name}": term for name, term in terms.items()})

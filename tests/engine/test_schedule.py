@@ -12,7 +12,7 @@ from conftest import pictures, randomise
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from moceir import MoCEIR, NAFNet, load_pretrained
+from moceir import MoCEIR, NAFMixture, NAFNet, load_pretrained
 from moceir.complexity import count_macs
 from moceir.data.samples import sample_photograph
 from moceir.engine import schedule as engine_module
@@ -76,15 +76,18 @@ def test_any_size_in_any_strips(
 
 @pytest.mark.parametrize("size", [(1, 1), (61, 50), (150, 97)])
 @pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("kind", [NAFNet, NAFMixture])
 @pytest.mark.usefixtures("many_strips")
-def test_the_second_network_in_strips(size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_network_in_strips(
+    kind: type[NAFNet], size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if lean:
         monkeypatch.setattr(engine_module, "COMPUTE_TWICE_FROM", 0)
-    network = randomise(NAFNet(dim=4, num_blocks=(2, 1, 1), num_decoder_blocks=(1, 2))).eval()
+    network = randomise(kind(dim=4, num_blocks=(2, 1, 1), num_decoder_blocks=(1, 2))).eval()
     same(network, pictures(2, *size))
 
 
-@pytest.mark.parametrize("kind", [MoCEIR, NAFNet])
+@pytest.mark.parametrize("kind", [MoCEIR, NAFNet, NAFMixture])
 @pytest.mark.usefixtures("many_strips")
 def test_the_number_of_threads_changes_no_bit(kind: type[UNet]) -> None:
     network, x = randomise(kind()).eval(), pictures(1, 200, 90)

@@ -1,0 +1,193 @@
+"""The second network with experts: the blocks behind its encoder are there several times, and each picture takes one.
+
+One router decides once for a picture, from what the encoder has found. Its experts are whole paths through the network,
+so that they can differ in what they do, not in a detail of it; they start as copies of trained blocks without
+alternatives (sparse upcycling, Komatsuzaki et al., ICLR 2023, arXiv 2212.05055).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from moceir.networks.naf import GatedBlock, NAFNet
+from moceir.networks.routes import RouteCosts, Routing, Run, select_experts
+from moceir.networks.routing import importance_and_load
+from moceir.networks.strips import Block, Strip, Sums, pixels
+from moceir.networks.unet import UNet
+
+
+class PictureRouter(Block):
+    """Chooses a picture's expert by mean and standard deviation of every channel of a map.
+
+    The map gets no gradient from it: the router learns from what the encoder finds for the restoration's sake.
+
+    Args:
+        dim: channels of the map.
+        complexity: of each expert, its cost over that of the dearest.
+    """
+
+    reaches = (0, 0)
+    rewrites = False
+    complexity: Tensor
+
+    def __init__(self, *, dim: int, complexity: Sequence[float]) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 32), nn.GELU(), nn.Linear(32, len(complexity))
+        )
+        self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
+        """Of values and of their squares, and of how many there are."""
+        x = strip.x.detach()
+        return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
+        """The routing, for all blocks that have experts."""
+        total, squares, count = sums
+        mean = total / count
+        spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
+        logits = self.mlp(torch.cat([mean, spread], dim=1).to(self.complexity.dtype))
+        rules = run.rules(len(logits), logits.device)
+        noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
+        experts = select_experts(noisy, 1, rules.budget) if rules.experts is None else rules.experts
+        importance, load = importance_and_load(logits, noisy, self.complexity, 1)
+        gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
+        run.routings.append(Routing(logits, gates, experts, importance, load))
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        """The map as it is."""
+        return strip.halo.crop(strip.x)
+
+
+class RoutedBlock(Block):
+    """Gated blocks of several widths, of which a picture passes through the one that its route names.
+
+    First pass: none, it only learns the route. The others are the chosen block's.
+
+    Args:
+        dim: channels of the map.
+        widths: of each expert's block.
+    """
+
+    reaches = (0, *GatedBlock.reaches)
+    keeps = 1 + GatedBlock.keeps
+
+    def __init__(self, *, dim: int, widths: Sequence[float]) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(GatedBlock(dim=dim, width=width) for width in widths)
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        """(B, C, H, W) -> the same; the pictures of an expert pass through it together."""
+        taken = run.routings[-1].experts[:, 0].to(x.device)
+        groups = [(taken == index).nonzero()[:, 0] for index in range(len(self.experts))]
+        used = [(expert, group) for expert, group in zip(self.experts, groups, strict=True) if len(group)]
+        if len(used) == 1:
+            return cast(Tensor, used[0][0](x, run))
+        results = torch.cat([expert(x.index_select(0, group), run) for expert, group in used])
+        return results.index_select(0, torch.cat([group for _, group in used]).argsort())
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+        """The chosen block's."""
+        return known[0].summarise(strip, known[1:]) if known else (Sums(()), None)
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
+        """Which block is chosen, and then what that one concludes."""
+        return known[0].conclude(sums, known[1:], run) if known else self.experts[int(run.routings[-1].experts[0, 0])]
+
+    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+        """The chosen block's result."""
+        return cast(Tensor, known[0].update(strip, known[1:]))
+
+
+class NAFMixture(NAFNet):
+    """A :class:`~moceir.NAFNet` whose latent and decoder blocks are there once for each expert.
+
+    A picture takes the same expert in all of them, so there is one routed layer, and no picture costs more than the
+    widest expert's path.
+
+    Args:
+        widths: of each expert's blocks, 2 to 6 of them; 1 is the width of a NAFNet's.
+        dim, num_blocks, num_decoder_blocks, mac_budget: as of :class:`~moceir.NAFNet`.
+
+    Raises:
+        ValueError: when an argument is out of range; the message names it.
+    """
+
+    num_layers = 1
+    topk = 1
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[float] = (0.5, 1, 1, 1),
+        dim: int = 16,
+        num_blocks: Sequence[int] = (1, 1, 2, 4, 2),
+        num_decoder_blocks: Sequence[int] = (1, 1, 2, 2),
+        mac_budget: float | None = None,
+    ) -> None:
+        if not 2 <= len(widths) <= 6 or not all(0 < width <= 4 for width in widths):
+            raise ValueError(f"widths={list(widths)}: give 2 to 6 of them, each above 0 and not above 4")
+        if not num_blocks[-1] + sum(num_decoder_blocks):
+            raise ValueError("num_blocks and num_decoder_blocks: there is no block behind the encoder to have experts")
+        self.widths = tuple(float(width) for width in widths)  # the constructor below asks for blocks
+        self.num_experts = len(widths)
+        super().__init__(dim=dim, num_blocks=num_blocks, num_decoder_blocks=num_decoder_blocks, mac_budget=mac_budget)
+        self._config["widths"] = list(self.widths)
+
+    def _decoding(self, dim: int, count: int) -> nn.Sequential:
+        return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.widths) for _ in range(count)))
+
+    def _latent(self, dim: int, count: int) -> nn.Sequential:
+        complexity = [width / max(self.widths) for width in self.widths]
+        return nn.Sequential(PictureRouter(dim=dim, complexity=complexity), *self._decoding(dim, count))
+
+    @cached_property
+    def route_costs(self) -> RouteCosts:
+        """As of every network; the blocks of an expert are one choice."""
+        costs = super().route_costs
+        return RouteCosts(costs.base, (tuple(sum(blocks) for blocks in zip(*costs.experts, strict=True)),))
+
+    @torch.no_grad()
+    def start_from(self, trained: UNet) -> None:
+        """Take another network's weights; those of a NAFNet become every expert's, as far as its width goes."""
+        if type(trained) is not NAFNet:
+            super().start_from(trained)
+            return
+        theirs = dict(trained.named_modules())
+        if {**trained.config, "widths": list(self.widths), "mac_budget": None} != {**self.config, "mac_budget": None}:
+            raise ValueError(f"its network, {trained.config}, has other blocks than this one, {self.config}")
+        for name, module in self.named_modules():
+            if isinstance(module, RoutedBlock):
+                stem, _, index = name.rpartition(".")
+                source = cast(GatedBlock, theirs[f"{stem}.{int(index) - (stem == 'latent')}"])
+                for expert in module.experts:
+                    _inherit(cast(GatedBlock, expert), source)
+        shared = {name: tensor for name, tensor in trained.state_dict().items() if name in self.state_dict()}
+        self.load_state_dict(shared, strict=False)
+
+
+def _inherit(block: GatedBlock, source: GatedBlock) -> None:
+    """Give a block those gated channels of another that count most; what it has besides counts nothing at first."""
+    mine, theirs = dict(block.named_parameters()), dict(source.named_parameters())
+    for name in ("norm1.weight", "norm1.bias", "gain1", "norm2.weight", "norm2.bias", "gain2"):
+        mine[name].copy_(theirs[name])
+    for expansions, projection in ((("expand1", "mix"), "project1"), (("expand2",), "project2")):
+        new, old = (one[f"{projection}.weight"] for one in (mine, theirs))
+        gated, had = new.shape[1], old.shape[1]
+        kept = old.flatten(1).norm(dim=0).topk(min(gated, had)).indices.sort().values
+        count = len(kept)
+        new.zero_()[:, :count] = old[:, kept]
+        mine[f"{projection}.bias"].copy_(theirs[f"{projection}.bias"])
+        first = torch.arange(count)
+        for name in (f"{layer}.{kind}" for layer in expansions for kind in ("weight", "bias")):
+            mine[name][torch.cat([first, first + gated])] = theirs[name][torch.cat([kept, kept + had])]
+        if projection == "project1":
+            mine["attention.weight"][:count] = 0
+            mine["attention.weight"][:count, :count] = theirs["attention.weight"][kept][:, kept]
+            mine["attention.bias"][:count] = theirs["attention.bias"][kept]

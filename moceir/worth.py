@@ -1,0 +1,141 @@
+"""An account of worth beside the account of cost: what pictures lose when a part of a network is left out.
+
+That pictures of a task take an expert is no evidence that it does something for them; what is lost without it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from moceir.data.datasets import PairSet, Sample, WholePictures
+from moceir.data.degradations import Degradation
+from moceir.networks.costs import macs, padded_size
+from moceir.networks.routes import REFERENCE_SIZE
+from moceir.networks.strips import Block
+from moceir.networks.unet import Part, UNet
+
+
+class Worth(NamedTuple):
+    """What a change to a network costs pictures, and what it saves."""
+
+    change: str
+    """Such as ``without encoder.0.0`` or ``expert 2 everywhere``."""
+    saved: float
+    """GMACs at 1280×720, mean over pictures; negative when the change makes them dearer."""
+    lost: dict[str, float]
+    """Task -> dB of PSNR that its pictures lose on average; negative when they gain."""
+
+    @property
+    def mean(self) -> float:
+        """dB, mean over tasks."""
+        return fmean(self.lost.values())
+
+    @property
+    def per_gmac(self) -> float:
+        """dB, mean over tasks, for each GMAC saved; NaN when nothing is."""
+        return self.mean / self.saved if self.saved > 0 else float("nan")
+
+
+class _Restored(NamedTuple):
+    psnr: Tensor
+    """(pictures,) dB, of values clamped to [0, 1]."""
+    gmacs: Tensor
+    """(pictures,)."""
+    routes: list[Tensor]
+    """Of each picture, (layers, 1, k)."""
+    logits: list[Tensor]
+    """Of each picture, (layers, n)."""
+
+
+@torch.inference_mode()
+def account(
+    network: UNet, pictures: Sequence[PairSet], degradations: Mapping[str, Degradation], *, seed: int = 0
+) -> Iterator[Worth]:
+    """Leave out each block, then force each expert and leave out each, and compare.
+
+    Args:
+        network: in evaluation mode, with the budget it has; it is as before afterwards.
+        pictures: clean ones, each degraded in each way, or pairs.
+        degradations: task name -> degradation.
+        seed: decides the noise.
+
+    Yields:
+        One change after the other. First each block is left out, in the order they run, and the routes stay. Then, of
+        a network whose layers take one expert, each expert is taken in every layer; and in each layer, pictures that
+        take an expert take the next best instead.
+    """
+    dataset = WholePictures(sets=pictures, degradations=degradations, seed=seed)
+    samples = [dataset[index] for index in range(len(dataset))]
+    tasks = list(dict.fromkeys(sample.task for sample in samples))
+    task_of = torch.tensor([tasks.index(sample.task) for sample in samples])
+    free = _restore(network, samples, [None] * len(samples))
+
+    def worth(change: str, changed: _Restored, saved: float | None = None) -> Worth:
+        lost = free.psnr - changed.psnr
+        return Worth(
+            change,
+            float((free.gmacs - changed.gmacs).mean()) if saved is None else saved,
+            {task: float(lost[task_of == index].mean()) for index, task in enumerate(tasks)},
+        )
+
+    for part in network.parts():
+        if isinstance(part.module, Block) and part.module.rewrites:
+            with left_out(part.module):
+                changed = _restore(network, samples, free.routes if network.num_layers else [None] * len(samples))
+            yield worth(f"without {part.name}", changed, _gmacs(network, part))
+    if network.topk != 1:
+        return
+    for expert in range(network.num_experts):
+        forced = [torch.full_like(route, expert) for route in free.routes]
+        yield worth(f"expert {expert} everywhere", _restore(network, samples, forced))
+    for layer, expert in itertools.product(range(network.num_layers), range(network.num_experts)):
+        others = []
+        for route, logits in zip(free.routes, free.logits, strict=True):
+            next_best = logits[layer].index_fill(0, torch.tensor(expert), -torch.inf).argmax()
+            others.append(
+                route.index_put((torch.tensor(layer),), torch.where(route[layer] == expert, next_best, route[layer]))
+            )
+        yield worth(f"layer {layer} without expert {expert}", _restore(network, samples, others))
+
+
+def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor | None]) -> _Restored:
+    """Every sample, each on the route that is given for it, or that the routers choose."""
+    restored = _Restored(torch.empty(len(samples)), torch.empty(len(samples)), [], [])
+    for index, (sample, route) in enumerate(zip(samples, routes, strict=True)):
+        image, routings = result = network.restore_and_route(sample.degraded[None], experts=route)
+        restored.psnr[index] = peak_signal_noise_ratio(image[0].clamp(0, 1), sample.clean, data_range=1.0)
+        restored.gmacs[index] = network.route_costs.of(result.route)[0] / 1e9
+        restored.routes.append(result.route)
+        restored.logits.append(torch.cat([torch.empty(0, network.num_experts), *(one.logits for one in routings)]))
+    return restored
+
+
+@contextmanager
+def left_out(block: nn.Module) -> Iterator[None]:
+    """While this lasts, a block gives back the map it takes."""
+
+    def skip(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> Tensor:
+        return cast(Tensor, args[0])
+
+    handle = block.register_forward_hook(skip)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _gmacs(network: UNet, part: Part) -> float:
+    """What a part costs at 1280×720, with as many of its experts as a picture takes, at their mean."""
+    height, width = padded_size(len(network.down), REFERENCE_SIZE)
+    size = height >> part.level, width >> part.level
+    experts = [macs(expert, *size) for expert in cast("nn.ModuleList", getattr(part.module, "experts", []))]
+    taken = network.topk * fmean(experts) if experts else 0
+    return (macs(part.module, *size) - sum(experts) + taken) / 1e9
