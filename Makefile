@@ -8,7 +8,7 @@ args ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint wheel format train release-weights notebook docs commands bench bench-history bench-data \
-    bench-degradations bench-peers bench-serve soak fuzz constraints clean
+    bench-degradations bench-export bench-harmless bench-many bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -58,11 +58,20 @@ bench-history: $(READY) ## plot how the ratios of benchmarks/history.jsonl went
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)
 
+bench-harmless: $(READY) ## what weights do to flat colours, drawings, text, clean and grey pictures
+	$(BIN)/python benchmarks/harmless.py $(args)
+
 bench-degradations: $(READY) ## time, looks and noise of degradation=real
 	$(BIN)/python benchmarks/degradations.py $(args)
 
 bench-serve: $(READY) ## load on moceir serve: make bench-serve args="--large 200 --small 1000"
 	$(BIN)/python benchmarks/serve.py $(args)
+
+bench-many: $(READY) ## a thousand pictures by shards and by processes: make bench-many args="run --pictures 1000"
+	$(BIN)/python benchmarks/many.py $(args)
+
+bench-export: $(READY) ## the engine, ONNX Runtime and OpenVINO side by side
+	$(BIN)/python benchmarks/export.py $(args)
 
 bench-data: $(READY) ## speed and memory of reading training data
 	$(BIN)/python benchmarks/data.py $(args)
@@ -85,5 +94,5 @@ clean: ## remove what the other targets made, but not runs/
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,docs,streaming,sweep,tensorboard]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

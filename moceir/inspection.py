@@ -15,16 +15,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
+from moceir.extras import remedy
 from moceir.networks.routes import RouteCosts
 from moceir.networks.routing import Router, importance_and_load
 from moceir.networks.unet import UNet
+
+try:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+except ImportError as error:
+    raise ImportError(remedy("moceir.inspection", "torchmetrics", "train")) from error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

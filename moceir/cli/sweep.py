@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moceir.training.sweep import plot, read_sweep, write_page, write_table
+from moceir.extras import require
 
 
 def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m) wrote.")]) -> None:
@@ -19,6 +19,9 @@ def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m
 
     Writes sweep.html, a page to look at, sweep.csv and sweep.png into the folder.
     """
+    require("moceir sweep", "train", "omegaconf", "matplotlib")
+    from moceir.training.sweep import plot, read_sweep, write_page, write_table
+
     trials = read_sweep(folder)
     table = Table(title=escape(str(folder)), title_justify="left", title_style="bold")
     keys = list(trials[0].settings)

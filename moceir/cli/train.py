@@ -10,16 +10,22 @@ import signal
 import sys
 from pathlib import Path
 
-import hydra
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from hydra.utils import instantiate
-from lightning import LightningModule, Trainer, seed_everything
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig
+
+from moceir.extras import remedy
+
+try:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import InstantiationException
+    from hydra.types import RunMode
+    from hydra.utils import instantiate
+    from lightning import LightningModule, Trainer, seed_everything
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from omegaconf import DictConfig
+except ImportError as error:
+    raise ImportError(remedy("moceir.cli.train", str(error.name), "train")) from error
 
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
 from moceir.data.datasets import EpochSampler, Sample, TrainingCrops, WholePictures
@@ -17,6 +16,12 @@ from moceir.data.degradations import Degradation
 from moceir.data.mixture import check_sets, find_sets, mix, tabulate
 from moceir.data.samples import sample_photographs
 from moceir.data.sources import Listing, SamplePhotographs, Source
+from moceir.extras import remedy
+
+try:
+    from lightning import LightningDataModule
+except ImportError as error:
+    raise ImportError(remedy("moceir.data.datamodule", "lightning", "train")) from error
 
 log = logging.getLogger(__name__)
 

@@ -287,14 +287,15 @@ class Restorer:
         max_pixels: int | None = MAX_PIXELS,
         compare: Path | None = None,
         stop: Event | None = None,
-        before_replacing: Callable[[str], None] | None = None,
+        before_replacing: Callable[[str, Report], None] | None = None,
     ) -> Report:
         """Restore a picture file into another, written whole or not at all; both may be the same.
 
         Args:
             source, target: files.
             quality, max_pixels, compare, stop: see :meth:`restore_bytes`.
-            before_replacing: is given the SHA-256 of the target's new content just before it takes its place.
+            before_replacing: is given the SHA-256 of the target's new content, and the report, just before it takes its
+                place.
 
         Raises:
             ImageError: when the source cannot be read or restored (too large for the memory, say), or the target
@@ -309,7 +310,7 @@ class Restorer:
                 )
                 file.write(content)
                 if before_replacing is not None:
-                    before_replacing(hashlib.sha256(content).hexdigest())
+                    before_replacing(hashlib.sha256(content).hexdigest(), report)
         except OSError as error:
             raise ImageError(f"{target}: could not be written ({error.strerror})") from error
         return report
