@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from fvcore.nn import FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
 
+from moceir.extras import require
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
 from moceir.networks.naf_mixture import PictureRouter
@@ -184,6 +183,9 @@ class _EachExpert(nn.Module):
 
 def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
     """Module name -> work by area and work by windows, of n pictures of the given size, one for each expert."""
+    require("counting multiply-adds", "train", "fvcore")
+    from fvcore.nn import FlopCountAnalysis
+
     device = next(network.parameters()).device
     pictures = torch.zeros(max(1, network.num_experts), 3, *size, device=device)
     training = network.training
@@ -207,15 +209,19 @@ def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]
     }
 
 
+def _shape(value: Any) -> list[int]:
+    return value.type().sizes()
+
+
 def _elementwise(weight: int, *, of_input: bool = False) -> Callable[[list[Any], list[Any]], int]:
     def handle(inputs: list[Any], outputs: list[Any]) -> int:
-        return weight * math.prod(get_shape((inputs if of_input else outputs)[0]))
+        return weight * math.prod(_shape((inputs if of_input else outputs)[0]))
 
     return handle
 
 
 def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    elements = math.prod(get_shape(outputs[0]))
+    elements = math.prod(_shape(outputs[0]))
     if inputs[0].node().kind() == "aten::fft_rfft2":
         return Counter(spectrum=3 * elements)
     return Counter(mul=elements)
@@ -223,13 +229,13 @@ def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 def _real_fft(inputs: list[Any], outputs: list[Any]) -> int:
     # The windows are the third and fifth axis of (B, rows, w, columns, w, C), on the side that is not a spectrum.
-    shape = max(get_shape(inputs[0]), get_shape(outputs[0]), key=math.prod)
+    shape = max(_shape(inputs[0]), _shape(outputs[0]), key=math.prod)
     points = shape[2] * shape[4]
     return round(1.25 * math.prod(shape) * math.log2(points))
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    query, key = get_shape(inputs[0]), get_shape(inputs[1])
+    query, key = _shape(inputs[0]), _shape(inputs[1])
     scores = math.prod(query[:-1]) * key[-2]
     return Counter(scaled_dot_product_attention=2 * scores * query[-1], window_softmax=5 * scores)
 

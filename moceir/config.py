@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moceir.extras import require
+
 
 def config_dir() -> str:
     """The absolute path of ``conf/``.
@@ -27,8 +29,9 @@ def build(part: str, overrides: list[str]) -> Any:
         overrides: as on Hydra's command line.
 
     Raises:
-        ValueError: when an override does not fit.
+        ValueError: when an override does not fit, or Hydra is missing.
     """
+    require("the configuration", "train", "hydra")
     # Hydra takes half a second, which commands that restore pictures need not spend.
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from moceir.extras import remedy
@@ -10,19 +12,54 @@ from moceir.inference.weights import load_network, save_network
 from moceir.networks.unet import UNet
 
 try:
-    from huggingface_hub import ModelHubMixin, hf_hub_download
+    from huggingface_hub import EvalResult, ModelCardData, ModelHubMixin, hf_hub_download
 except ImportError as error:
     raise ImportError(remedy("moceir.hub", "huggingface_hub", "hub")) from error
 
 FILE = "model.safetensors"
 
-_CARD = """---
-{{ card_data }}
----
+TAGS = ["image-restoration", "denoising", "deblurring"]
 
-A network for image restoration. `moceir.hub.OnHub.from_pretrained(name).network` loads it; its file says of which kind
-it is, and with which configuration it was built.
+LOADING = """A network for image restoration. `moceir.hub.OnHub.from_pretrained(name).network` loads it; its file says
+of which kind it is, and with which configuration it was built.
 """
+
+
+def model_card(name: str, text: str, scores: Sequence[Mapping[str, Any]]) -> str:
+    """A README with the Hub's block of YAML, and results as a ``model-index``.
+
+    Args:
+        name: the model's.
+        text: what follows; without it, how to load it.
+        scores: rows that ``moceir evaluate --json`` wrote; those within a budget of no limit are left out when there
+            are others.
+    """
+    budgets = {row["mac_budget"] for row in scores}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in scores:
+        if row["mac_budget"] == max(budgets):
+            groups.setdefault((row["name"].partition("/")[0], row["task"]), []).append(row)
+    results = [
+        EvalResult(
+            task_type="image-to-image",
+            dataset_type=dataset.lower(),
+            dataset_name=f"{dataset}, {task}",
+            metric_type=metric,
+            metric_name=shown,
+            metric_value=round(fmean(row[metric] for row in rows), digits),
+        )
+        for (dataset, task), rows in groups.items()
+        for metric, shown, digits in (("psnr", "PSNR, dB", 2), ("ssim", "SSIM", 4))
+    ]
+    data = ModelCardData(
+        model_name=name,
+        library_name="moceir",
+        license="apache-2.0",
+        pipeline_tag="image-to-image",
+        tags=TAGS,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{text or LOADING}"
 
 
 class OnHub(
@@ -30,8 +67,8 @@ class OnHub(
     library_name="moceir",
     license="apache-2.0",
     pipeline_tag="image-to-image",
-    tags=["image-restoration", "denoising", "deblurring"],
-    model_card_template=_CARD,
+    tags=TAGS,
+    model_card_template=f"---\n{{{{ card_data }}}}\n---\n\n{LOADING}",
 ):
     """A network with the Hub's methods ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``.
 

@@ -15,16 +15,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from moceir.data.datasets import PairSet, Sample, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.data.sources import SamplePhotographs
+from moceir.extras import remedy
 from moceir.networks.routes import RouteCosts
 from moceir.networks.routing import Router, importance_and_load
 from moceir.networks.unet import UNet
+
+try:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+except ImportError as error:
+    raise ImportError(remedy("moceir.inspection", "torchmetrics", "train")) from error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,11 +161,16 @@ def layer_names(network: UNet) -> list[str]:
 
 def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
     """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
-    import matplotlib.pyplot as plt
-
     tally = RouteTally()
     for one in observations:
         tally.add([one.task], one.experts[:, None], network.route_costs)
+    return plot_tally(tally, network)
+
+
+def plot_tally(tally: RouteTally, network: UNet) -> Figure:
+    """The same, of what was counted."""
+    import matplotlib.pyplot as plt
+
     layers = layer_names(network)
     figure, axes = plt.subplots(
         1,
@@ -215,8 +225,8 @@ def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
     places = np.arange(network.num_experts)
     for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
         importance, load = importance_and_load(of_layer, of_layer, complexity, network.topk)
-        for shift, values, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
-            panel.bar(places + shift, (values / values.sum()).numpy(), 0.25, label=label)
+        for shift, shares, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
+            panel.bar(places + shift, (shares / shares.sum()).numpy(), 0.25, label=label)
         panel.set_title(layer, fontsize=8)
         panel.set_xticks(places)
     axes[0].set_ylabel("share")

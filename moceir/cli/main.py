@@ -17,18 +17,20 @@ from moceir.cli.evaluate import evaluate
 from moceir.cli.export import export
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
+from moceir.cli.publish import publish
 from moceir.cli.restore import restore
 from moceir.cli.serve import serve
 from moceir.cli.sweep import sweep
 from moceir.cli.worth import worth
 from moceir.engine.allocator import keep_freed_memory
+from moceir.extras import require
 
 app = typer.Typer(
     help="All-in-one image restoration with a mixture of complexity experts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, worth, demo, export, sweep):
+for command in (restore, serve, evaluate, macs, worth, demo, export, publish, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 
@@ -38,9 +40,22 @@ app.add_typer(prepare, name="prepare")
 )
 def train(context: typer.Context) -> None:
     """Train a network; the arguments are Hydra's, as of python -m moceir.cli.train."""
+    _run_hydra("train", context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def predict(context: typer.Context) -> None:
+    """Restore with many processes or machines; the arguments are Hydra's, as of python -m moceir.cli.predict."""
+    _run_hydra("predict", context.args)
+
+
+def _run_hydra(name: str, arguments: list[str]) -> None:
+    require(f"moceir {name}", "train", "hydra", "lightning")
     # As that module, because Lightning starts further processes by the name of what runs.
-    sys.argv = ["moceir train", *context.args]
-    runpy.run_module("moceir.cli.train", run_name="__main__", alter_sys=True)
+    sys.argv = [f"moceir {name}", *arguments]
+    runpy.run_module(f"moceir.cli.{name}", run_name="__main__", alter_sys=True)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -57,7 +72,7 @@ def options(
     ] = False,
 ) -> None:
     """What goes before a command."""
-    if context.invoked_subcommand != "train":  # of which Hydra writes the log
+    if context.invoked_subcommand not in ("train", "predict"):  # of which Hydra writes the log
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
 
 

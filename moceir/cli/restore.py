@@ -21,12 +21,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moceir.cli.options import Device, MacBudget, PostFilter, Threads, TopK, Weights, resolve_device
-from moceir.inference.folder import Job, Journal, Plan, common_folder, fingerprint, plan, restore_all
+from moceir.inference.folder import Job, Journal, Plan, Shard, common_folder, fingerprint, plan, restore_all
 from moceir.inference.restore import Report, Restorer
 from moceir.inference.video import restore_video
 from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import read_bytes, write_atomically
-from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, names
+from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, missing, names
 from moceir.pictures.picture import ImageError
 from moceir.pictures.video import is_video
 
@@ -36,7 +36,7 @@ _STDIO = "-"
 def restore(
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Pictures, folders (searched recursively) or glob patterns; - for standard input."),
+        typer.Argument(help="Pictures, folders (searched recursively), glob patterns or @LIST; - for standard input."),
     ],
     output: Annotated[
         Path | None,
@@ -61,6 +61,9 @@ def restore(
     device: Device = "auto",
     threads: Threads = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at once.")] = 1,
+    shards: Annotated[
+        str | None, typer.Option(help="K/N: every Nth picture from the Kth on; each of N processes is given another K.")
+    ] = None,
     tile: Annotated[
         int | None,
         typer.Option(help="Restore in blended tiles of so many pixels a side: less memory, another result."),
@@ -77,6 +80,7 @@ def restore(
     extension = None if format is None else f".{format.lower().removeprefix('.')}"
     if extension is not None and not (extension in BY_SUFFIX and BY_SUFFIX[extension].written):
         raise ValueError(f"--format {format}: use one of {names(written=True)}")
+    shard = None if shards is None else Shard.parse(shards)
     if in_place and skip_existing:
         raise ValueError("--in-place and --skip-existing: every target exists, so nothing would be restored")
     # What is wrong with a file is told with its name.
@@ -84,12 +88,15 @@ def restore(
     warnings.filterwarnings("ignore", module="PIL")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     piped = inputs == [_STDIO] or output == Path(_STDIO)
-    if piped and (len(inputs) > 1 or in_place or suffix or compare or dry_run or (as_json and output == Path(_STDIO))):
-        raise ValueError("- is for one picture, without --in-place, --suffix, --compare, --dry-run or --json")
+    if piped and (
+        len(inputs) > 1 or in_place or suffix or compare or dry_run or shard or (as_json and output == Path(_STDIO))
+    ):
+        raise ValueError("- is for one picture, without --in-place, --suffix, --compare, --shards, --dry-run or --json")
     planned = Plan([], [], [])
     if not piped:
         planned = plan(inputs, output, format=extension, suffix=suffix, in_place=in_place)
-    wanted = [job for job in planned.jobs if not (skip_existing and job.target.exists())]
+    mine = planned.jobs if shard is None else shard.deal(planned.jobs)
+    wanted = [job for job in mine if not (skip_existing and job.target.exists())]
     if (compare or quality) and any(is_video(job.source) for job in wanted):
         raise ValueError("--compare and --quality are for pictures; restore the videos without")
     if dry_run:
@@ -114,9 +121,10 @@ def restore(
     if piped:
         _pipe(restorer, inputs[0], output, extension, quality=quality, max_pixels=limit)
         return
-    common = common_folder(wanted) if wanted else Path()
+    common = common_folder(planned.jobs)
     settings = fingerprint(network, mac_budget, post_filter, device, tile, strength, texture, quality, extension)
-    with Journal(wanted, settings) if len(wanted) > 1 else nullcontext() as journal:
+    lasting = len(wanted) > 1 or shard is not None
+    with Journal(planned.jobs, settings, part=shard) if lasting else nullcontext() as journal:
         left = [job for job in wanted if journal is None or not journal.done(job)]
         if len(left) < len(wanted):
             console.print(f"going on with a run that did not end: {len(wanted) - len(left)} pictures are done")
@@ -143,11 +151,11 @@ def restore(
                 before_replacing=before_replacing,
             )
 
-        failures = _run(restore_one, left, jobs, console, as_json=as_json)
+        failures = _run(restore_one, left, jobs, console, journal, as_json=as_json)
     place = "in place" if in_place else f"into {common if output is None else output}"
     console.print(escape(f"restored {len(left) - len(failures)} of {len(left)} pictures {place}"))
-    if len(wanted) < len(planned.jobs):
-        console.print(f"{len(planned.jobs) - len(wanted)} were there already")
+    if len(wanted) < len(mine):
+        console.print(f"{len(mine) - len(wanted)} were there already")
     _tell_left_out(planned, console)
     for failure in [*failures, *planned.unreadable]:
         console.print(f"[bold red]error:[/] {escape(str(failure))}")
@@ -160,6 +168,7 @@ def _run(
     jobs: Sequence[Job],
     workers: int,
     console: Console,
+    journal: Journal | None,
     *,
     as_json: bool,
 ) -> list[ImageError]:
@@ -193,6 +202,8 @@ def _run(
                 progress.update(task, done=done, rate=60 * done / (time.monotonic() - start))
                 if isinstance(outcome, ImageError):
                     failures.append(outcome)
+                    if journal is not None:
+                        journal.fail(job, outcome)
                     about: dict[str, Any] = {"error": str(outcome)}
                 else:
                     about = outcome._asdict()
@@ -265,6 +276,5 @@ def _tell_left_out(planned: Plan, console: Console) -> None:
         kinds.setdefault(kind, []).append(path)
     for kind, paths in sorted(kinds.items()):
         shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
-        extra = BY_SUFFIX[kind].extra if kind in BY_SUFFIX else None
-        remedy = f"; pip install 'moceir[{extra}]' reads them" if extra else ""
-        console.print(escape(f"left out {len(paths)} {kind}: {shown}{remedy}"))
+        way = f"; {missing(BY_SUFFIX[kind])}" if kind in BY_SUFFIX else ""
+        console.print(escape(f"left out {len(paths)} {kind}: {shown}{way}"))

@@ -33,7 +33,7 @@ def serve(
 
     It needs pip install 'moceir[demo]', and no internet.
     """
-    require("moceir serve", "demo", "starlette", "uvicorn")
+    require("moceir serve", "demo", "starlette", "uvicorn", "skimage")
     from moceir.cores import available_cores
     from moceir.serve.server import run
 

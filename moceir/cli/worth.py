@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,10 +15,12 @@ from moceir.cli.options import Override, Weights
 from moceir.config import build
 from moceir.data.datasets import PairSet
 from moceir.data.sources import CleanImages
+from moceir.extras import require
 from moceir.inference.weights import SHIPPED, load_weights
-from moceir.inspection import middle_squares, sample_pictures
 from moceir.pictures.files import write_atomically
-from moceir.worth import Worth, account
+
+if TYPE_CHECKING:
+    from moceir.worth import Worth
 
 
 def worth(
@@ -38,6 +40,10 @@ def worth(
 
     Routes that follow tasks are no evidence that experts differ. What is lost without them is.
     """
+    require("moceir worth", "train", "torchmetrics")
+    from moceir.inspection import sample_pictures
+    from moceir.worth import account
+
     network = load_weights(weights)
     pictures = sample_pictures(side) if root is None else _squares(root, side)
     degradations = build("data.validation_degradations", [f"degradation={degradation}", *override])
@@ -55,6 +61,8 @@ def worth(
 
 
 def _squares(root: Path, side: int) -> PairSet:
+    from moceir.inspection import middle_squares
+
     pairs, _ = CleanImages(folders=["."]).list_files(root)
     return PairSet(root.name, middle_squares(pairs, side), "")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy.io import loadmat
 
+from moceir.extras import require
 from moceir.pictures.arrays import image_size, read_image
 from moceir.pictures.picture import ImageError
 
@@ -107,7 +107,11 @@ def mat_blocks(path: str) -> np.ndarray:
 
     Raises:
         ImageError: when there is none, or more than one.
+        ValueError: when SciPy is missing.
     """
+    require(f"{path}: a MATLAB file", "train", "scipy")
+    from scipy.io import loadmat
+
     try:
         arrays = [np.asarray(value) for name, value in loadmat(path).items() if not name.startswith("__")]
     except Exception as error:  # scipy raises many kinds on broken files

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from moceir.extras import require
+
 #: Colour photographs among them.
 SAMPLE_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
@@ -15,5 +17,10 @@ def sample_photographs() -> list[Path]:
 
 
 def sample_photograph(name: str) -> Path:
-    """One of them by its file name."""
+    """One of them by its file name.
+
+    Raises:
+        ValueError: when scikit-image is missing.
+    """
+    require(f"the photograph {name}", "demo", "skimage")
     return Path(str(resources.files("skimage"))) / "data" / name

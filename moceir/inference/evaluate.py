@@ -11,6 +11,7 @@ from torch import Tensor
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
 from moceir.engine.schedule import Engine
+from moceir.extras import require
 from moceir.inference.postprocess import bilateral_filter, quantise
 
 
@@ -52,6 +53,7 @@ def evaluate(
         degradations: task name -> degradation, of pictures that are clean.
         seed: decides the noise, with the picture's number in its dataset and nothing else.
     """
+    require("measuring", "train", "torchmetrics")
     # Costs 1 s and 90 MB, which other commands need not pay.
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 

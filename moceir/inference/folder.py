@@ -30,6 +30,33 @@ class Job(NamedTuple):
     target: Path
 
 
+class Shard(NamedTuple):
+    """One of several parts of a run, each for a process of its own; they share nothing but folders."""
+
+    number: int
+    """From 1."""
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From ``K/N``.
+
+        Raises:
+            ValueError: when it is something else.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ValueError(f"--shards {text}: give a number and how many there are, as in 1/8, 2/8, … 8/8")
+        return cls(int(number), int(of))
+
+    def deal(self, jobs: Sequence[Job]) -> list[Job]:
+        """This part's jobs: every one is some part's, and none is two parts'."""
+        return list(jobs[self.number - 1 :: self.of])
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.of}"
+
+
 class Plan(NamedTuple):
     """What to do, and what not."""
 
@@ -46,8 +73,9 @@ def plan(
     """Which files to restore, and where to.
 
     Args:
-        inputs: picture and video files, folders (searched for pictures, their layout kept) and glob patterns for
-            pictures (``**`` for any depth; the layout below the first folder named is kept).
+        inputs: picture and video files, folders (searched for pictures, their layout kept), glob patterns for
+            pictures (``**`` for any depth; the layout below the first folder named is kept), and ``@FILE`` for a list:
+            a path on each line, which is also the path below the output.
         output: a folder; a picture file, when the only input is one; or None, for beside the sources.
         format: ``".png"`` and so on, for another format than each source's; None keeps them.
         suffix: goes behind each name, before the format.
@@ -83,7 +111,7 @@ def plan(
     originals = {source.resolve() for source, _ in jobs}
     for source, target in jobs:
         previous = sources.setdefault(target, source)
-        if previous.resolve() != source.resolve():
+        if previous != source and previous.resolve() != source.resolve():
             raise ValueError(f"{previous} and {source} would both be written to {target}; restore them separately")
         if target.resolve() in originals and not in_place:
             raise ValueError(
@@ -108,6 +136,8 @@ class _Expanded(NamedTuple):
 
 def _expand(pattern: str, *, outside: Path | None) -> _Expanded:
     """The files an input stands for."""
+    if pattern.startswith("@"):
+        return _Expanded(_listed(Path(pattern[1:])), [], [])
     path = Path(pattern)
     if path.exists() and not path.is_dir():
         return _Expanded([(path, Path(path.name))], [], [])
@@ -130,6 +160,21 @@ def _expand(pattern: str, *, outside: Path | None) -> _Expanded:
     return _Expanded([(file, file.relative_to(root)) for file in found], left_out, unreadable)
 
 
+def _listed(file: Path) -> list[tuple[Path, Path]]:
+    """The paths in a text file; they are not looked for, because there may be millions."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"@{file}: no list of paths could be read ({error})") from error
+    paths = [Path(line) for line in lines if line]
+    if not paths:
+        raise ValueError(f"@{file}: lists no picture")
+    for path in paths:
+        if ".." in path.parts:
+            raise ValueError(f"@{file}: {path}: would be written outside the output; list paths without ..")
+    return [(path, path.relative_to(path.anchor)) for path in paths]
+
+
 def common_folder(jobs: Sequence[Job]) -> Path:
     """The deepest folder that all targets are in."""
     return Path(os.path.commonpath([job.target.parent.absolute() for job in jobs]))
@@ -144,30 +189,35 @@ def fingerprint(network: UNet, *options: object) -> str:
 
 
 class Journal:
-    """What a run over many files has done, beside its targets, until it is through; so that the next one can go on.
+    """What a run over many files has done, beside its targets, so that the next one can go on.
 
     A line is written just before a file takes its place, with the SHA-256 of its content: a target is done when it
-    has that content, and its source is what it was.
+    has that content, and its source is what it was. A run's journal goes when it is through. Those of parts stay: they
+    say what became of each picture, and each part reads what all have done, however many there were.
 
     Args:
-        jobs: the run's; the file is in the folder that all targets have in common.
+        jobs: of all parts; the file is in the folder that all targets have in common.
         settings: what decides the results, by :func:`fingerprint`; a journal of others is begun anew.
+        part: names this one of several processes that work at once.
 
     Raises:
         ValueError: when another run is at work there.
     """
 
     NAME = ".moceir-run.jsonl"
+    PARTS = "moceir-results-{}.jsonl"
 
-    def __init__(self, jobs: Sequence[Job], settings: str) -> None:
+    def __init__(self, jobs: Sequence[Job], settings: str, *, part: object = None) -> None:
         folder = common_folder(jobs)
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / self.NAME
+        self.path = folder / (self.NAME if part is None else self.PARTS.format(part))
         self.settings = settings
+        self._stays = part is not None
+        others = sorted(folder.glob(self.PARTS.format("*"))) if self._stays else []
         self._lock = Lock()
         self._file: IO[str] = self.path.open("a+", encoding="utf-8")
         if not lock(self._file):
-            raise ValueError(f"{folder}: another run restores into it")
+            raise ValueError(f"{folder}: another run restores into it{'' if part is None else f', as {part}'}")
         self._file.seek(0)
         lines = self._file.readlines()
         if lines and not lines[-1].endswith("\n"):
@@ -176,6 +226,9 @@ class Journal:
         if not self._done:
             self._file.truncate(0)
             self._add({"settings": self.settings})
+        for other in others:
+            if other != self.path:
+                self._done |= self._read(other.read_text(encoding="utf-8").splitlines())
 
     def _read(self, lines: list[str]) -> dict[str, dict[str, Any]]:
         """Target -> its last line, if the settings are these."""
@@ -187,7 +240,7 @@ class Journal:
                 continue
         if not entries or entries[0] != {"settings": self.settings}:
             return {}
-        return {entry["target"]: entry for entry in entries[1:]}
+        return {entry["target"]: entry for entry in entries[1:] if "sha256" in entry}
 
     def _add(self, entry: dict[str, Any]) -> None:
         with self._lock:
@@ -206,10 +259,14 @@ class Journal:
             return False
         return same and hashlib.sha256(content).hexdigest() == entry["sha256"]
 
-    def note(self, job: Job, sha256: str) -> None:
-        """Write down that the target is about to get this content."""
+    def note(self, job: Job, sha256: str, report: Report) -> None:
+        """Write down that the target is about to get this content, and how it came about."""
         entry = {"target": str(job.target.absolute()), "sha256": sha256, "source": _state(job.source)}
-        self._add(entry)
+        self._add(entry | report._asdict())
+
+    def fail(self, job: Job, error: ImageError) -> None:
+        """Write down why there is no target."""
+        self._add({"target": str(job.target.absolute()), "error": str(error)})
 
     def __enter__(self) -> Journal:
         return self
@@ -217,8 +274,12 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None and not self._stays:
             self.path.unlink(missing_ok=True)  # while it is locked
+        self.close()
+
+    def close(self) -> None:
+        """Let others have the file, which stays."""
         self._file.close()
 
 

@@ -71,7 +71,7 @@ def restore_video(
     settings: str = "",
     stop: Event | None = None,
     seen: Callable[[float], None] = lambda _: None,
-    before_replacing: Callable[[str], None] | None = None,
+    before_replacing: Callable[[str, Report], None] | None = None,
 ) -> Report:
     """Restore a video into another file, written whole or not at all; sound and subtitles are copied.
 
@@ -105,25 +105,26 @@ def restore_video(
             if segments.done:
                 log.info("%s: going on behind frame %d", source, segments.frames)
             height, width, frames = rewrite(source, file, target.suffix, segments, shots, seen)
+            report = Report(
+                height=height,
+                width=width,
+                frames=frames,
+                depth=str(shots.depth),
+                experts=[] if shots.experts is None else shots.experts[:, 0].tolist(),
+                gmacs=0.0 if shots.experts is None else float(restorer.engine.route_costs.of(shots.experts)[0]) / 1e9,
+                seconds=time.perf_counter() - start,
+                warnings=[],
+            )
             if before_replacing is not None:
                 file.flush()
-                before_replacing(_sha256(Path(file.name)))
+                before_replacing(_sha256(Path(file.name)), report)
     except ImageError:
         raise
     except OSError as error:
         raise ImageError(f"{target}: could not be written ({error.strerror})") from error
     except (RuntimeError, MemoryError) as error:
         raise ImageError(f"{source}: could not be restored ({error})") from error
-    return Report(
-        height=height,
-        width=width,
-        frames=frames,
-        depth=str(shots.depth),
-        experts=[] if shots.experts is None else shots.experts[:, 0].tolist(),
-        gmacs=0.0 if shots.experts is None else float(restorer.engine.route_costs.of(shots.experts)[0]) / 1e9,
-        seconds=time.perf_counter() - start,
-        warnings=[],
-    )
+    return report
 
 
 def _sha256(path: Path) -> str:

@@ -136,7 +136,7 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
         state = rename_published(state)
         _check_published(path, state)
     try:
-        config = _infer_config(state) if config is None else config
+        config = infer_config(state) if config is None else config
         if topk not in (None, config.get("topk")):
             config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
         _check_sizes(state, known[kind], config)
@@ -303,7 +303,7 @@ def _check_published(path: Path, state: State) -> None:
         )
 
 
-def _infer_config(state: State) -> dict[str, Any]:
+def infer_config(state: State) -> dict[str, Any]:
     """Constructor arguments from the names and shapes of a published network, already renamed."""
 
     def count(prefix: str) -> int:

@@ -126,8 +126,13 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
         file.write(data)
 
 
-def lock(file: IO[Any]) -> bool:
-    """Whether nobody else has locked a file; it is locked now, and until it is closed, where there are such locks."""
+def lock(file: IO[Any], *, without: bool = True) -> bool:
+    """Whether nobody else has locked a file; it is locked now, and until it is closed.
+
+    Args:
+        file: an open one.
+        without: the answer where the file system has no locks.
+    """
     if fcntl is None:
         return True
     try:
@@ -135,7 +140,7 @@ def lock(file: IO[Any]) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # not every network file system has locks
-        return True
+        return without
     return True
 
 
@@ -143,5 +148,5 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what runs that were killed had begun to write into a folder; not what others are writing now."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
-            if lock(file):
+            if lock(file, without=False):
                 path.unlink()

@@ -91,6 +91,11 @@ def names(*, written: bool = False) -> str:
     return ", ".join(format.name for format in FORMATS if format.available and (format.written or not written))
 
 
+def missing(format: Format) -> str:
+    """What to say of a format whose package is not installed."""
+    return remedy(format.name, str(format.package), str(format.extra))
+
+
 def format_of(data: bytes, name: str = "") -> Format | None:
     """What a file's content is, whatever the file is called; None when it is no picture that we know.
 
@@ -218,4 +223,4 @@ def check_values(pixels: np.ndarray) -> None:
 
 def _need(format: Format, name: object) -> None:
     if not format.available:
-        raise ImageError(remedy(f"{name}: {format.name}", str(format.package), str(format.extra)))
+        raise ImageError(f"{name}: {missing(format)}")

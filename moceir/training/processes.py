@@ -9,18 +9,20 @@ from hydra.types import RunMode
 from moceir.cores import available_cores
 
 
-def number_of_processes(*, batch_size: int) -> int:
-    """As many as this machine has GPUs, or cores that may be used, and as divide a batch among them.
+def number_of_processes(*, batch_size: int | None) -> int:
+    """As many as this machine has GPUs, or cores that may be used, and, where there is a batch, as divide it.
 
     Most layers of these networks are too small to be split among threads, so on a CPU each process has one thread.
     A run of a multirun has one process; launchers start several runs at once.
 
     Args:
-        batch_size: samples of a step.
+        batch_size: samples of a step; None where there are no steps.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         return 1
     most = torch.cuda.device_count() or available_cores()
+    if batch_size is None:
+        return most
     return next(count for count in range(min(most, batch_size), 0, -1) if batch_size % count == 0)
 
 

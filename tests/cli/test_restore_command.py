@@ -113,6 +113,24 @@ def test_strength_and_limits(album: Path, tmp_path: Path, photograph: np.ndarray
     assert sizes[0] < sizes[1] / 2
 
 
+def test_two_shards_make_what_one_run_makes(tmp_path: Path, photograph: np.ndarray) -> None:
+    for index in range(5):
+        write_image(tmp_path / "in" / f"{index}.png", np.roll(photograph, index, axis=1))
+    assert restore(tmp_path / "in", "-o", tmp_path / "one").exit_code == 0
+    for shards, count in (("1/2", 3), ("2/2", 2)):
+        run = restore(tmp_path / "in", "-o", tmp_path / "two", "--shards", shards)
+        assert f"restored {count} of {count} pictures" in run.stderr
+    results = [tmp_path / "two" / Journal.PARTS.format(f"{number}-of-2") for number in (1, 2)]
+    assert [len(path.read_text().splitlines()) for path in results] == [1 + 3, 1 + 2]
+    for index in range(5):
+        name = f"{index}.png"
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    (tmp_path / "two" / "3.png").unlink()
+    again = restore(tmp_path / "in", "-o", tmp_path / "two", "--shards", "1/1")  # another number of parts
+    assert "4 pictures are done" in again.stderr
+    assert (tmp_path / "one" / "3.png").read_bytes() == (tmp_path / "two" / "3.png").read_bytes()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_goes_on(tmp_path: Path, photograph: np.ndarray, number: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from moceir import MoCEIR, Restorer
-from moceir.inference.folder import Job, Journal, fingerprint, plan, restore_all
+from moceir.inference.folder import Job, Journal, Shard, fingerprint, plan, restore_all
 from moceir.inference.restore import Report
 from moceir.pictures.arrays import read_image, write_image
 from moceir.pictures.files import remove_leftovers, replacing
@@ -223,7 +224,7 @@ def test_a_journal_knows_what_is_done(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="another run restores into it"):
             Journal(jobs, "settings")
         for job in jobs[:3]:
-            journal.note(job, hashlib.sha256(b"restored").hexdigest())
+            journal.note(job, hashlib.sha256(b"restored").hexdigest(), report())
         for job in jobs[:2]:  # the third was killed before it was written
             job.target.write_bytes(b"restored")
         raise KeyboardInterrupt
@@ -241,7 +242,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / "a.png", tmp_path / "out" / "a.png")] * 2
     (tmp_path / "a.png").write_bytes(b"source")
     with suppress(KeyboardInterrupt), Journal(jobs, "settings") as journal:
-        journal.note(jobs[0], hashlib.sha256(b"restored").hexdigest())
+        journal.note(jobs[0], hashlib.sha256(b"restored").hexdigest(), report())
         jobs[0].target.write_bytes(b"restored")
         raise KeyboardInterrupt
     with Journal(jobs, "others") as journal:
@@ -252,3 +253,58 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     with torch.no_grad():
         network.output.weight += 1
     assert before != fingerprint(network, 30.0)
+
+
+def test_each_job_is_one_parts(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{i}", tmp_path / "out" / f"{i}") for i in range(10)]
+    parts = [Shard.parse(f"{number}/4").deal(jobs) for number in range(1, 5)]
+    assert sorted(job for part in parts for job in part) == sorted(jobs)
+    assert [len(part) for part in parts] == [3, 3, 2, 2]
+    for wrong in ("0/4", "5/4", "4", "1/0", "-1/4", "a/b", "1/2/3", ""):
+        with pytest.raises(ValueError, match="as in 1/8"):
+            Shard.parse(wrong)
+
+
+def test_parts_work_at_once_and_know_what_all_have_done(tmp_path: Path) -> None:
+    jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(3)]
+    for job in jobs:
+        job.source.write_bytes(b"source")
+    with Journal(jobs, "settings", part=Shard(1, 2)) as one, Journal(jobs, "settings", part=Shard(2, 2)) as other:
+        with pytest.raises(ValueError, match="another run restores into it, as 2-of-2"):
+            Journal(jobs, "settings", part=Shard(2, 2))
+        one.note(jobs[0], hashlib.sha256(b"restored").hexdigest(), report())
+        jobs[0].target.write_bytes(b"restored")
+        other.fail(jobs[1], ImageError("broken"))
+    assert one.path != other.path
+    with Journal(jobs, "settings", part=Shard(3, 3)) as later:
+        assert [later.done(job) for job in jobs] == [True, False, False]
+    with Journal(jobs, "others", part=Shard(3, 3)) as later:
+        assert not any(later.done(job) for job in jobs)
+    assert json.loads(one.path.read_text().splitlines()[1])["gmacs"] == 1.0
+    assert json.loads(other.path.read_text().splitlines()[1])["error"] == "broken"
+
+
+def test_a_list_names_pictures_and_their_places(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    (tmp_path / "list.txt").write_text(f"a.png\n\ndeep/b.jpg\ngone.png\n{album}/deep/er/c.bmp\n")
+    inside = str(album).lstrip("/")
+    assert targets(tmp_path / "out", f"@{tmp_path / 'list.txt'}") == [
+        "a.png", "deep/b.jpg", "gone.png", f"{inside}/deep/er/c.bmp",
+    ]  # fmt: skip
+    for content, message in {"../a.png": "without ..", "": "lists no picture"}.items():
+        (tmp_path / "list.txt").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            plan([f"@{tmp_path / 'list.txt'}"], tmp_path / "out")
+    with pytest.raises(ValueError, match="no list of paths could be read"):
+        plan(["@nowhere.txt"], tmp_path / "out")
+
+
+def test_what_others_write_stays_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("moceir.pictures.files.fcntl.flock", none)
+    with replacing(tmp_path / "a.png") as file:
+        file.write(b"of a run at work")
+        remove_leftovers(tmp_path)
+    assert (tmp_path / "a.png").exists()

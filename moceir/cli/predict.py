@@ -1,0 +1,88 @@
+"""``python -m moceir.cli.predict``: pictures restored by many processes, configured by ``conf/predict.yaml``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import torch.distributed as dist
+
+from moceir.extras import remedy
+
+try:
+    import hydra
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+    from lightning import Trainer
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from omegaconf import DictConfig, OmegaConf
+except ImportError as error:
+    raise ImportError(remedy("moceir.cli.predict", str(error.name), "train")) from error
+
+from moceir.config import config_dir
+from moceir.engine.allocator import keep_freed_memory
+from moceir.inference.folder import plan
+from moceir.inference.weights import load_weights
+from moceir.training.predict import RestoreFiles
+
+log = logging.getLogger(__name__)
+
+
+def predict(config: DictConfig) -> int:
+    """Restore files.
+
+    Args:
+        config: a composed ``conf/predict.yaml``.
+
+    Returns:
+        How many could not be restored by all processes together, in the first; 0 in the others.
+
+    Raises:
+        ValueError: when an input matches nothing, an option does not fit, or another process of the run is gone.
+    """
+    extension = None if config.format is None else f".{config.format.lower().removeprefix('.')}"
+    planned = plan(list(config.inputs), Path(config.output), format=extension)
+    options = OmegaConf.to_container(config.restorer, resolve=True)
+    module = RestoreFiles(
+        network=load_weights(config.weights, topk=config.topk),
+        jobs=planned.jobs,
+        quality=config.quality,
+        max_pixels=config.max_pixels or None,
+        threads=config.threads,
+        **options,  # type: ignore[arg-type]
+    )
+    # Each process deals to itself what nobody else has, and is given no prediction back.
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`|predict returned None")
+    trainer: Trainer = instantiate(config.trainer)
+    try:
+        trainer.predict(module, return_predictions=False)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "onnection" not in str(error):
+            raise
+        raise ValueError("another process of this run is gone; the same command goes on with what is left") from error
+    if not trainer.is_global_zero:
+        return 0  # the first process has the status of all; to Lightning's launcher another one's says that it crashed
+    count = len(planned.jobs)
+    log.info("restored %d of %d pictures into %s", count - module.failed, count, config.output)
+    for line in planned.unreadable:
+        log.error(line)
+    return module.failed + len(planned.unreadable)
+
+
+@hydra.main(config_path=config_dir(), config_name="predict", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Restore; status 1 when a picture could not be, 2 with one line that names it for a bad input."""
+    keep_freed_memory()
+    try:
+        failed = predict(config)
+    except (ValueError, OSError, InstantiationException, MisconfigurationException) as error:
+        log.error("%s", error)
+        sys.exit(2)
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Restoring files with Lightning: any number of processes and machines, and each picture by one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.utils.data import DataLoader, IterableDataset
+
+from moceir.cores import available_cores
+from moceir.inference.folder import Job, Journal, fingerprint
+from moceir.inference.restore import Restorer
+from moceir.inference.video import restore_video
+from moceir.networks.unet import UNet
+from moceir.pictures.files import remove_leftovers
+from moceir.pictures.formats import MAX_PIXELS
+from moceir.pictures.picture import ImageError
+from moceir.pictures.video import is_video
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two lines that say how far it is.
+_OFTEN = 60.0
+
+
+class Dealer(IterableDataset[int]):
+    """Numbers below a count, each for one of the processes that iterate at once: who is free takes the next.
+
+    So a slow machine, or a large picture, keeps nobody waiting, and none is restored twice to make shares equal.
+
+    Args:
+        count: how many there are.
+        store: what the processes share; None when there is one alone.
+    """
+
+    def __init__(self, count: int, store: Store | None = None) -> None:
+        self.count, self.store = count, store
+
+    def __len__(self) -> int:
+        """The most that one process may be given; Lightning would otherwise take one more in advance."""
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        if self.store is None:
+            yield from range(self.count)
+            return
+        while (number := self.store.add("dealt", 1) - 1) < self.count:
+            yield number
+
+
+class RestoreFiles(LightningModule):
+    """Restores files with ``Trainer.predict``; each process keeps a journal of its own, and all read all of them.
+
+    Args:
+        network: what restores; each process has its own.
+        jobs: the same in every process, in the same order.
+        quality, max_pixels: see :meth:`moceir.Restorer.restore_bytes`.
+        threads: of a process; None for an equal share of this machine's cores.
+        restorer: the options of :class:`moceir.Restorer`.
+
+    Attributes:
+        failed: pictures of all processes that could not be restored, known at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: UNet,
+        jobs: Sequence[Job],
+        quality: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
+        threads: int | None = None,
+        **restorer: Any,
+    ) -> None:
+        super().__init__()
+        self.network, self.jobs, self.threads = network, jobs, threads
+        self.quality, self.max_pixels, self.options = quality, max_pixels, restorer
+        self.failed = 0
+        self.journal: Journal | None = None
+        self._said = time.monotonic()
+
+    def setup(self, stage: str) -> None:
+        threads = self.threads or max(1, available_cores() // self.trainer.num_devices)
+        device = self.trainer.strategy.root_device
+        self.restorer = Restorer(self.network, device=str(device), threads=threads, **self.options)
+        formats = sorted({job.target.suffix for job in self.jobs})
+        self.settings = fingerprint(self.network, device.type, self.quality, formats, sorted(self.options.items()))
+        if self.trainer.is_global_zero:  # before any of them writes
+            for folder in {job.target.resolve().parent for job in self.jobs}:
+                remove_leftovers(folder)
+        self.dealer = Dealer(len(self.jobs), _shared(self.trainer, self.jobs, self.settings))
+        self.journal = Journal(self.jobs, self.settings, part=f"process-{self.global_rank}")
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        return DataLoader(self.dealer, batch_size=None)
+
+    def predict_step(self, number: int, *_: object) -> None:
+        job, journal = self.jobs[number], self.journal
+        assert journal is not None
+        if self.trainer.is_global_zero and time.monotonic() - self._said > _OFTEN:
+            self._said = time.monotonic()
+            log.info("%d of %d pictures are done or under way", number + 1, len(self.jobs))
+        if journal.done(job):
+            return
+        try:
+            self._restore(job, partial(journal.note, job))
+        except Exception as error:  # a fault of ours, too, must not cost the other pictures
+            fault = ImageError(f"{job.source}: {type(error).__name__}: {error}")
+            failure = error if isinstance(error, ImageError) else fault
+            self.failed += 1
+            journal.fail(job, failure)
+            log.error("%s", failure)
+
+    def _restore(self, job: Job, note: Callable[..., None]) -> None:
+        if is_video(job.source):
+            restore_video(self.restorer, job.source, job.target, settings=self.settings, before_replacing=note)
+            return
+        self.restorer.restore_file(
+            job.source, job.target, quality=self.quality, max_pixels=self.max_pixels, before_replacing=note
+        )
+
+    def on_predict_end(self) -> None:
+        # Also keeps the process that has the store until nobody asks it any more.
+        failed = torch.tensor(float(self.failed), device=self.trainer.strategy.root_device)
+        self.failed = int(self.trainer.strategy.reduce(failed, reduce_op="sum"))
+
+    def teardown(self, stage: str) -> None:
+        if self.journal is not None:
+            self.journal.close()
+
+
+def _shared(trainer: Trainer, jobs: Sequence[Job], settings: str) -> Store | None:
+    """What the processes of a run share to deal out their jobs, at the first one's; None when it is alone.
+
+    Raises:
+        ValueError: when the processes do not see the same files.
+    """
+    if trainer.world_size == 1:
+        return None
+    address = trainer.strategy.cluster_environment.main_address  # type: ignore[attr-defined]
+    own = TCPStore(address, 0, is_master=True, wait_for_workers=False) if trainer.is_global_zero else None
+    digest = hashlib.sha256(repr((settings, jobs)).encode()).hexdigest()
+    port, theirs = trainer.strategy.broadcast((0 if own is None else own.port, digest))
+    if digest != theirs:
+        raise ValueError("the processes of this run see different files; give them one list, as in inputs=[@FILE]")
+    return own or TCPStore(address, port, is_master=False, wait_for_workers=False)
