@@ -85,8 +85,14 @@ def prepare(folder: Path) -> dict[str, str]:
     for path in (folder / "tree").rglob("*.*"):
         if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the crop
             write_image(path, small.repeat(2, axis=0).repeat(2, axis=1))
-    for number in range(10):  # eight are held out
-        write_image(folder / "tree" / "BSD400" / f"more_{number}.png", photograph.repeat(2, axis=0).repeat(2, axis=1))
+    large, tree = photograph.repeat(2, axis=0).repeat(2, axis=1), folder / "tree"
+    for number in range(10):  # as many as are held out, and more
+        write_image(tree / "BSD400" / f"more_{number}.png", large)
+        for kind in ("mean", "real"):
+            write_image(tree / "PolyU" / "CroppedImages" / f"Camera{number}_5_160_3200_more_1_{kind}.JPG", large)
+    for kind in ("GT", "NOISY"):
+        scene = "0003_001_S6_00100_00060_3200_L"
+        write_image(tree / "SIDD_Medium_Srgb" / "Data" / scene / f"0003_{kind}_SRGB_010.PNG", large)
     for number in range(10):
         write_image(folder / "pairs" / "clean" / f"{number}.png", photograph)
         write_image(folder / "pairs" / "degraded" / f"{number}.png", noisy)
