@@ -1,6 +1,7 @@
-"""Time of the engine, ONNX Runtime and OpenVINO on one picture, by turns in one run.
+"""Time of the engine, ONNX Runtime and OpenVINO on one picture, by turns in one run; and how close their results are.
 
 python benchmarks/export.py --route 1,1,1,1,1,1,1 --rounds 5
+python benchmarks/export.py --parity
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import openvino
 import torch
 
 import moceir
+from moceir.data.samples import sample_photographs
 from moceir.engine.schedule import Engine
 from moceir.export.onnx import parse_route, to_onnx
 from moceir.export.openvino import to_openvino
 from moceir.networks.unet import UNet
+from moceir.pictures.arrays import read_image
 
 
 def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -42,6 +45,37 @@ def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> d
     return found
 
 
+SIZES = ((1, 1), (37, 53), (128, 96), (200, 301), (256, 256))
+
+
+def parity() -> None:
+    """Print the largest difference from the network, for the routed model, each expert in all layers, and each size."""
+    network = moceir.load_pretrained()
+    network.mac_budget = 30
+    photographs = [read_image(path) for path in sample_photographs()]
+    rng = np.random.default_rng(0)
+    for route in ("routed", *(",".join([str(expert)] * network.num_layers) for expert in range(network.num_experts))):
+        experts = parse_route(route, network)
+        choice = None if not experts else torch.tensor(experts)[:, None]
+        model = to_onnx(network, route=route)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        compiled = openvino.Core().compile_model(to_openvino(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for height, width in SIZES:
+            steps = []
+            for photograph in photographs:
+                top, left = (
+                    (whole - side) // 2 for whole, side in zip(photograph.shape, (height, width), strict=False)
+                )
+                part = photograph[top : top + height, left : left + width] / 255
+                x = np.float32(part + rng.normal(0, 0.1, part.shape)).transpose(2, 0, 1)[None]
+                with torch.no_grad():
+                    exact = network(torch.from_numpy(x), experts=choice).numpy()
+                found = session.run(None, {"image": x})[0], compiled(x)[0]
+                steps.append([float(np.abs(one - exact).max()) for one in found])
+            onnx_step, openvino_step = np.max(steps, axis=0)
+            print(f"{route}, {height}×{width}: ONNX Runtime {onnx_step:.1e}, OpenVINO {openvino_step:.1e}", flush=True)
+
+
 def main() -> None:
     """Print median seconds, and how far results are from the engine's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -49,7 +83,11 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=720)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parity", action="store_true", help="compare results on photographs instead")
     arguments = parser.parse_args()
+    if arguments.parity:
+        parity()
+        return
     size = arguments.height, arguments.width
     network = moceir.load_pretrained()
     network.mac_budget = 30

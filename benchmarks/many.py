@@ -96,7 +96,9 @@ def run(pictures: int, side: int) -> None:
         status = killed.wait()
         done = len(contents(root / "processes"))
         print(f"two processes, of which one is killed: status {status}, {done} pictures done", flush=True)
-        subprocess.run(command, check=True, **quiet)
+        rerun = subprocess.run(command, capture_output=True, text=True, check=False)
+        if rerun.returncode:
+            raise RuntimeError(f"the rerun ended with {rerun.returncode}: {rerun.stdout}{rerun.stderr}")
         tell("two processes, with the rerun", begin, root / "processes", one)
         print(f"    written down: {len(lines(root / 'processes'))}", flush=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +16,21 @@ from rich.markup import escape
 from moceir.cli.options import MacBudget, TopK, Weights
 from moceir.extras import require
 from moceir.inference.weights import SHIPPED, load_weights
-from moceir.pictures.files import write_atomically
+from moceir.pictures.files import find_images, write_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Of pictures that a model for any size is measured with.
+_SIDE = 256
+
+
+class Precision(StrEnum):
+    """Of what a model holds."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class Kind(StrEnum):
@@ -44,10 +60,18 @@ def export(
     route: Route = "routed",
     size: PictureSize = None,
     mac_budget: MacBudget = 30.0,
+    precision: Annotated[
+        Precision, typer.Option(help="bfloat16: weights in half the size. int8: convolutions of 8 bits; wants --size.")
+    ] = Precision.float32,
+    clean: Annotated[
+        Path | None, typer.Option(help="Clean pictures to measure with what that costs. Default: scikit-image's.")
+    ] = None,
+    max_loss: Annotated[float, typer.Option(help="dB that it may cost in any task, else nothing is written.")] = 0.05,
 ) -> None:
     """Write a network as a file for other runtimes.
 
-    An ONNX model (opset 18), or OpenVINO's intermediate representation: an .xml, and a .bin beside it.
+    An ONNX model (opset 18), or OpenVINO's intermediate representation: an .xml, and a .bin beside it. What another
+    precision costs is measured before anything is written, task by task, and too much is refused.
     """
     require("moceir export", "export", "onnx", *(["openvino"] if kind is Kind.openvino else []))
     suffix = {Kind.onnx: ".onnx", Kind.openvino: ".xml"}[kind]
@@ -59,6 +83,9 @@ def export(
     network.mac_budget = mac_budget or None
     output.parent.mkdir(parents=True, exist_ok=True)
     model = to_onnx(network, route=route, size=_size(size))
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if precision is not Precision.float32:
+        model = _reduced(model, precision, clean, _size(size), max_loss, console)
     if kind is Kind.onnx:
         write_atomically(output, model.SerializeToString())
     else:
@@ -66,7 +93,57 @@ def export(
 
         save_openvino(to_openvino(model), output)
     about = ", ".join(f"{entry.key} {entry.value}" for entry in model.metadata_props if entry.key != "config")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(escape(f"wrote {output}: {about}"))
+    console.print(escape(f"wrote {output}: {about}"))
+
+
+def _reduced(
+    model: onnx.ModelProto,
+    precision: Precision,
+    clean: Path | None,
+    size: tuple[int, int] | None,
+    max_loss: float,
+    console: Console,
+) -> onnx.ModelProto:
+    """The model in another precision, if it costs no task more than it may."""
+    require(f"--precision {precision}", "export", "onnxruntime")
+    require(f"measuring --precision {precision}", "train", "hydra")
+    from moceir.export.precision import check, measure, with_bfloat16_weights, with_int8_convolutions
+
+    if precision is Precision.int8 and size is None:
+        raise ValueError("--precision int8 needs --size: ranges are found at the size that will be run")
+    height, width = size or (_SIDE, _SIDE)
+    samples = list(_samples(clean, height, width))
+    if precision is Precision.bfloat16:
+        reduced = with_bfloat16_weights(model)
+    else:  # ranges by every third picture
+        reduced = with_int8_convolutions(model, (degraded for degraded, _, _ in samples[::3]))
+    losses = measure(model, reduced, samples)
+    for loss in losses:
+        console.print(f"{loss.task}: {loss.psnr:.2f} dB, loses {loss.lost:.3f} dB")
+    check(losses, str(precision), max_loss)
+    return reduced
+
+
+def _samples(clean: Path | None, height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Degraded and clean parts of pictures, and the task."""
+    from moceir.config import build
+    from moceir.data.datasets import PairSet, WholePictures
+    from moceir.data.pairs import Pair
+    from moceir.data.pictures import ImageFile, Window
+    from moceir.data.samples import sample_photographs
+
+    pairs = []
+    for path in sample_photographs() if clean is None else find_images(clean):
+        rows, columns = ImageFile(str(path)).size()
+        if rows >= height and columns >= width:
+            window = Window((rows - height) // 2, (columns - width) // 2, height, width)
+            pairs.append(Pair(ImageFile(str(path)), None, path.stem, path.stem, window=window))
+    if not pairs:
+        raise ValueError(f"--clean {clean}: no picture of at least {height}×{width}")
+    degradations = build("data.validation_degradations", ["degradation=benchmark"])
+    parts = WholePictures(sets=[PairSet("clean", pairs, "")], degradations=degradations, seed=0)
+    for degraded, whole, task, _ in (parts[index] for index in range(len(parts))):
+        yield degraded[None].numpy(), whole[None].numpy(), task
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
