@@ -97,8 +97,7 @@ def prepare(folder: Path) -> dict[str, str]:
         write_image(folder / "pairs" / "clean" / f"{number}.png", photograph)
         write_image(folder / "pairs" / "degraded" / f"{number}.png", noisy)
         write_image(folder / "photographs" / f"{number}.png", photograph)
-    for name in ("examples", "conf"):
-        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     tree = str(folder / "tree")
     (folder / "list.txt").write_text("".join(f"{path}\n" for path in (folder / "photographs").iterdir()))
     return {"ROOT": tree, "FOLDER": tree, "TILED": "tiled", "PACKED": "packed", "SHARDS": str(folder / "shards")}
@@ -175,7 +174,8 @@ def main() -> None:
     bin = folder / "bin"
     bin.mkdir()
     (bin / "moceir").write_text(f'#!/bin/sh\nexec {sys.executable} -m moceir "$@"\n')
-    (bin / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for name in ("python", "python3"):
+        (bin / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for file in bin.iterdir():
         file.chmod(0o755)
     path = f"{bin}{os.pathsep}{os.environ['PATH']}"
