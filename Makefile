@@ -7,8 +7,8 @@ stage ?= 1
 args ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint wheel format train release-weights notebook bench bench-history bench-data bench-degradations \
-    bench-export bench-many bench-peers bench-serve soak fuzz constraints clean
+.PHONY: help demo test lint wheel format train release-weights notebook docs commands bench bench-history bench-data \
+    bench-degradations bench-export bench-harmless bench-many bench-peers bench-serve soak fuzz constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -40,8 +40,14 @@ release-weights: $(READY) ## train the shipped weights, or go on: make release-w
 	    $(BIN)/python -m moceir.cli.train experiment=release resume=latest $(args)
 	$(BIN)/python -m moceir.cli.train experiment=release_fine resume=latest $(args)
 
-notebook: $(READY) ## run the notebook on routing and keep its figures in docs/images
+notebook: $(READY) ## run the notebooks and keep the figures that docs/ shows
 	$(BIN)/python notebooks/render.py
+
+docs: $(READY) ## the site of the documentation, into site/; a warning or a dead link ends it
+	PYTHONPATH=. $(BIN)/properdocs build --strict
+
+commands: $(READY) ## run every command that the README and docs/ show, on small data, and list them
+	OMP_NUM_THREADS=1 $(BIN)/python tests/docs/run_commands.py $(args)
 
 bench: $(READY) ## speed and memory of restoring and training, also into benchmarks/history.jsonl
 	$(BIN)/python benchmarks/speed.py $(args)
@@ -51,6 +57,9 @@ bench-history: $(READY) ## plot how the ratios of benchmarks/history.jsonl went
 
 bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
 	$(BIN)/python benchmarks/peers.py $(args)
+
+bench-harmless: $(READY) ## what weights do to flat colours, drawings, text, clean and grey pictures
+	$(BIN)/python benchmarks/harmless.py $(args)
 
 bench-degradations: $(READY) ## time, looks and noise of degradation=real
 	$(BIN)/python benchmarks/degradations.py $(args)
@@ -81,7 +90,7 @@ constraints: $(READY) ## pin every dependency anew
 	mv $@.new $@.txt
 
 clean: ## remove what the other targets made, but not runs/
-	rm -rf $(VENV) demo dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo dist site .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

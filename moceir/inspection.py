@@ -161,11 +161,16 @@ def layer_names(network: UNet) -> list[str]:
 
 def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
     """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
-    import matplotlib.pyplot as plt
-
     tally = RouteTally()
     for one in observations:
         tally.add([one.task], one.experts[:, None], network.route_costs)
+    return plot_tally(tally, network)
+
+
+def plot_tally(tally: RouteTally, network: UNet) -> Figure:
+    """The same, of what was counted."""
+    import matplotlib.pyplot as plt
+
     layers = layer_names(network)
     figure, axes = plt.subplots(
         1,

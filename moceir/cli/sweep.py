@@ -17,10 +17,10 @@ from moceir.extras import require
 def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m) wrote.")]) -> None:
     """Rank the runs of a multirun by their best validation PSNR.
 
-    Writes sweep.csv and sweep.png into the folder.
+    Writes sweep.html, a page to look at, sweep.csv and sweep.png into the folder.
     """
     require("moceir sweep", "train", "omegaconf", "matplotlib")
-    from moceir.training.sweep import plot, read_sweep, write_table
+    from moceir.training.sweep import plot, read_sweep, write_page, write_table
 
     trials = read_sweep(folder)
     table = Table(title=escape(str(folder)), title_justify="left", title_style="bold")
@@ -37,7 +37,10 @@ def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m
     Console().print(table)
     write_table(trials, folder / "sweep.csv")
     plot(trials, folder / "sweep.png")
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"also in {folder / 'sweep.csv'} and sweep.png")
+    write_page(trials, folder / "sweep.png", folder / "sweep.html")
+    Console(stderr=True, soft_wrap=True, highlight=False).print(
+        f"also in {folder / 'sweep.html'}, sweep.csv and sweep.png"
+    )
 
 
 def _short(value: str) -> str:

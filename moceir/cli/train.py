@@ -30,7 +30,7 @@ except ImportError as error:
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.engine.allocator import keep_freed_memory
-from moceir.inference.weights import load_network, save_network
+from moceir.inference.weights import load_network, load_weights, save_network
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
@@ -78,7 +78,7 @@ def train(config: DictConfig) -> float:
     if config.previous_stage and not (config.init_from or config.resume):
         start = previous_weights(Path(config.paths.runs), config.previous_stage)
     if start:
-        _load(network, Path(start))
+        _load(network, str(start))
     if config.resume:
         _match(network, Path(config.resume))
     optimizer = instantiate(config.optimizer)
@@ -125,12 +125,12 @@ def _overrides() -> list[str]:
     return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
-def _load(network: UNet, path: Path) -> None:
+def _load(network: UNet, weights: str) -> None:
     try:
-        network.start_from(load_network(path))
+        network.start_from(load_weights(weights))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    log.info("starting from %s", path)
+        raise ValueError(f"{weights}: {error}") from error
+    log.info("starting from %s", weights)
 
 
 def _match(network: UNet, path: Path) -> None:

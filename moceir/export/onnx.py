@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from typing import cast
 
 import onnx
 import torch
@@ -17,7 +18,8 @@ from moceir.export.operations import OPERATIONS
 from moceir.export.recorder import Recorder
 from moceir.networks.blocks import DecoderBlock, MoCE
 from moceir.networks.folding import folded
-from moceir.networks.routes import Routing
+from moceir.networks.naf_mixture import RoutedBlock
+from moceir.networks.routes import Routing, Run
 from moceir.networks.strips import NO_HALO, Halo
 from moceir.networks.unet import UNet
 
@@ -57,6 +59,19 @@ class OnePicture(nn.Module):
         return self.moce.project(sum((picks[i] * gates[:, i] for i in range(1, len(picks))), picks[0] * gates[:, 0]))
 
 
+class OneBlock(nn.Module):
+    """A block with experts on one picture, one of which the graph runs."""
+
+    def __init__(self, block: RoutedBlock, recorder: Recorder) -> None:
+        super().__init__()
+        self.experts, self.recorder = block.experts, recorder
+
+    def forward(self, x: Tensor, run: Run) -> Tensor:
+        """As of :class:`~moceir.networks.naf_mixture.RoutedBlock`."""
+        taken = run.routings[-1].experts[0, 0]
+        return cast(Tensor, self.recorder.choose(taken, [partial(expert, x, run) for expert in self.experts]))
+
+
 def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """Write a network as an ONNX model that restores one picture as the network does, up to rounding.
 
@@ -84,6 +99,10 @@ def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None 
                 one = OnePicture(block.moce, recorder, None if layers is None else next(layers))
                 block.set_submodule("moce", one)  # the same layer for one picture
                 block.straight_through = False  # a factor of 1, for the gradient
+        if experts is None:
+            for name, block in list(network.named_modules()):
+                if isinstance(block, RoutedBlock):
+                    network.set_submodule(name, OneBlock(block, recorder))
     choice = None if not experts else torch.tensor(experts)[:, None]
     # With gradients a network changes nothing in place.
     with recorder, torch.enable_grad():

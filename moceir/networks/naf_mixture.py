@@ -45,13 +45,13 @@ class PictureRouter(Block):
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
         """Of values and of their squares, and of how many there are."""
         x = strip.x.detach()
-        return Sums((x.sum(dim=(2, 3)), x.square().sum(dim=(2, 3)), pixels(x))), None
+        return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
         """The routing, for all blocks that have experts."""
         total, squares, count = sums
         mean = total / count
-        spread = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
+        spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
         logits = self.mlp(torch.cat([mean, spread], dim=1).to(self.complexity.dtype))
         rules = run.rules(len(logits), logits.device)
         noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -9,11 +10,12 @@ from typing import Any, cast
 import numpy as np
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from moceir.data.datasets import Sample
 from moceir.inference.postprocess import quantise
-from moceir.inspection import RouteTally
+from moceir.inspection import RouteTally, plot_tally
+from moceir.networks.unet import UNet
 from moceir.pictures.arrays import write_image
 from moceir.pictures.picture import ImageError
 from moceir.training.module import RestorationModule
@@ -25,7 +27,8 @@ class RoutingMonitor(Callback):
     """Logs which experts pictures take and what that costs, over each epoch of training and of validation.
 
     ``<part>/usage/<task>/<layer>/<expert>`` is the share of a task's pictures that take an expert in a layer,
-    ``<part>/gmacs`` the mean cost of the routes at 1280×720, post-filter included.
+    ``<part>/gmacs`` the mean cost of the routes at 1280×720, post-filter included. TensorBoard and Weights & Biases
+    also get a picture of validation's shares, ``routing``.
     """
 
     def __init__(self) -> None:
@@ -38,7 +41,7 @@ class RoutingMonitor(Callback):
         _count(self._train, pl_module, outputs, batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _log("train", self._train, pl_module)
+        _log("train", _everywhere(self._train), pl_module)
         self._train = RouteTally()
 
     def on_validation_batch_end(
@@ -53,8 +56,11 @@ class RoutingMonitor(Callback):
         _count(self._val, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _log("val", self._val, pl_module)
+        tally = _everywhere(self._val)
         self._val = RouteTally()
+        _log("val", tally, pl_module)
+        if tally.counts and trainer.is_global_zero and any(map(_shows, trainer.loggers)):
+            show(trainer, "routing", _drawn(tally, cast(RestorationModule, pl_module).network))
 
 
 def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Sample) -> None:
@@ -62,21 +68,51 @@ def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: S
         tally.add(batch.task, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
 
 
-def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
-    everywhere = [tally]
+def _everywhere(tally: RouteTally) -> RouteTally:
+    """What all processes have counted."""
+    tallies = [tally]
     if dist.is_available() and dist.is_initialized():
-        everywhere = [tally] * dist.get_world_size()
-        dist.all_gather_object(everywhere, tally)
+        tallies = [tally] * dist.get_world_size()
+        dist.all_gather_object(tallies, tally)
     total = RouteTally()
-    for one in everywhere:
+    for one in tallies:
         total.merge(one)
-    if not total.counts:
+    return total
+
+
+def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
+    if not tally.counts:
         return
-    values = {f"{part}/gmacs": total.gmacs()}
-    for task in total.counts:
-        for layer, of_layer in enumerate(total.shares(task).tolist()):
+    values = {f"{part}/gmacs": tally.gmacs()}
+    for task in tally.counts:
+        for layer, of_layer in enumerate(tally.shares(task).tolist()):
             values |= {f"{part}/usage/{task}/{layer}/{expert}": share for expert, share in enumerate(of_layer)}
     pl_module.log_dict(values, sync_dist=True)  # the same everywhere
+
+
+def _drawn(tally: RouteTally, network: UNet) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    import matplotlib.pyplot as plt
+
+    figure = plot_tally(tally, network)
+    file = io.BytesIO()
+    figure.savefig(file, format="rgba", dpi=100)
+    width, height = figure.canvas.get_width_height()
+    plt.close(figure)
+    return np.frombuffer(file.getvalue(), np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def show(trainer: Trainer, name: str, picture: np.ndarray) -> None:
+    """Give a picture, uint8 (H, W, 3), to those of a run's loggers that show pictures."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=trainer.global_step)
+
+
+def _shows(logger: Logger) -> bool:
+    return isinstance(logger, (TensorBoardLogger, WandbLogger))
 
 
 class Panel(Callback):
@@ -115,11 +151,7 @@ class Panel(Callback):
             write_image(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
         except ImageError as error:
             log.warning("%s; training goes on without this panel", error)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("panel", panel, trainer.global_step, dataformats="HWC")
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("panel", [panel], step=trainer.global_step)
+        show(trainer, "panel", panel)
 
     def _middle(self, image: np.ndarray) -> np.ndarray:
         """The square in the middle, with grey where the picture is smaller."""

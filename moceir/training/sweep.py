@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import html
 import io
 import json
 import logging
@@ -132,6 +134,66 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
     figure.savefig(picture, format="png", dpi=120)
     plt.close(figure)
     write_atomically(path, picture.getvalue())
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ max-width: 70rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; }}
+table {{ display: block; overflow-x: auto; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 0.3rem 0.8rem; border-bottom: 1px solid #8886; text-align: left; white-space: nowrap; }}
+td.number, th.number {{ text-align: right; }}
+tr.best {{ font-weight: 600; }}
+img {{ max-width: 100%; height: auto; margin-top: 1.5rem; background: #fff; }}
+</style>
+<h1>{title}</h1>
+<p>{summary}</p>
+<table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+<img src="data:image/png;base64,{picture}" alt="Best validation PSNR of each run against each value that was swept">
+</html>
+"""
+
+
+def write_page(trials: Sequence[Trial], picture: Path, path: Path) -> None:
+    """The ranking and the plot as a page of HTML that needs no other file.
+
+    Args:
+        trials: best first.
+        picture: what :func:`plot` wrote.
+        path: of the page.
+    """
+    keys = list(trials[0].settings)
+    ended = [trial for trial in trials if not math.isnan(trial.psnr)]
+    head = [("run", ""), *((key, "") for key in keys), ("PSNR, dB", "number"), ("GMACs at 720p", "number")]
+    lines = []
+    for trial in trials:
+        results = (f"{trial.psnr:.3f}", f"{trial.gmacs:.2f}") if trial in ended else ("no result", "")
+        texts = [trial.name, *trial.settings.values(), *results]
+        cells = "".join(_cell("td", text, kind) for text, (_, kind) in zip(texts, head, strict=True))
+        best = " class=best" if ended and trial is ended[0] else ""
+        lines.append(f"<tr{best}>{cells}</tr>")
+    span = f" The best reached {ended[0].psnr:.3f} dB, the worst {ended[-1].psnr:.3f} dB." if ended else ""
+    text = _PAGE.format(
+        title=html.escape(f"Sweep {path.parent.resolve().name}"),
+        summary=f"{len(trials)} runs, {len(ended)} with a result.{span}",
+        head="".join(_cell("th", text, kind) for text, kind in head),
+        rows="\n".join(lines),
+        picture=base64.b64encode(picture.read_bytes()).decode(),
+    )
+    write_atomically(path, text.encode())
+
+
+def _cell(tag: str, text: str, kind: str) -> str:
+    return f"<{tag}{f' class={kind}' if kind else ''}>{html.escape(text)}</{tag}>"
 
 
 def _sort_key(value: str) -> tuple[bool, float, str]:

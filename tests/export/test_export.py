@@ -90,6 +90,22 @@ def test_a_routed_network_takes_its_own_experts(routed: tuple[UNet, onnx.ModelPr
     assert len(taken) > 1  # else the choice would prove nothing
 
 
+def test_the_mixture_takes_its_own_expert() -> None:
+    network = randomise(moceir.NAFMixture(dim=4, num_blocks=(1, 1), num_decoder_blocks=(1,), widths=(0.5, 1, 1))).eval()
+    last = network.latent[0].mlp[-1]
+    with torch.no_grad():  # so that pictures differ in what they take
+        logits = [network.restore_and_route(pictures(1, 33, 50, seed)).routings[0].logits[0] for seed in range(8)]
+        last.bias.sub_(torch.stack(logits).mean(0))
+    run, fixed = by_onnx(to_onnx(network)), by_onnx(to_onnx(network, route="2"))
+    taken = set()
+    for seed in range(8):
+        x = pictures(1, 33, 50, seed)
+        taken.add(network.restore_and_route(x).route.item())
+        assert difference(run, network, x) < 1e-5
+    assert len(taken) > 1
+    assert difference(fixed, network, x, "2") < 1e-5
+
+
 @pytest.mark.parametrize("arguments", [{"topk": 2}, {"expert_kind": "window"}, {"window_sizes": (3, 5, 6, 7)}])
 def test_other_configurations(arguments: dict) -> None:
     network = randomise(moceir.MoCEIR(**SMALL, **arguments)).eval()

@@ -166,6 +166,7 @@ def test_stages_follow_each_other(photographs: Path, tmp_path: Path) -> None:
 
 
 def test_every_logger_writes(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run(tmp_path / "run", f"data.root={photographs}", "logger=all", "callbacks.panel.side=64")
@@ -173,4 +174,9 @@ def test_every_logger_writes(photographs: Path, tmp_path: Path, monkeypatch: pyt
     assert "metrics.csv" in names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert any(name.startswith("offline-run-") for name in names)
+    # Both get both pictures.
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"panel", "routing"}
+    assert {name.split("_")[0] for name in names if name.endswith(".png")} >= {"panel", "routing"}
     assert isinstance(build("logger.csv", [f"paths.output={tmp_path}"]), CSVLogger)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import csv
 import importlib
 import json
@@ -51,6 +52,10 @@ def test_the_command_writes_a_table_and_a_plot(multirun: Path) -> None:
     assert rows[0] == ["run", "loss.weights.perceptual", "network.num_experts", "psnr", "gmacs"]
     assert rows[1] == ["2", "0.5", "2", "32", "29.5"]
     assert read_image(multirun / "sweep.png").std() > 0
+    page = (multirun / "sweep.html").read_text()
+    assert "4 runs, 3 with a result. The best reached 32.000 dB, the worst 30.000 dB." in page
+    assert page.index("<td>2</td><td>0.5</td><td>2</td>") < page.index("<td class=number>no result</td>")
+    assert base64.b64encode((multirun / "sweep.png").read_bytes()).decode() in page
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

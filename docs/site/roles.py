@@ -1,0 +1,18 @@
+"""Docstrings of ours for mkdocstrings: roles such as ``:class:`` become code."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?([^`]+)`")
+
+
+class Roles(griffe.Extension):
+    """Replaces ``:class:`X``` by ```X```."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)
