@@ -47,7 +47,7 @@ docs: $(READY) ## the site of the documentation, into site/; a warning or a dead
 	PYTHONPATH=. $(BIN)/properdocs build --strict
 
 commands: $(READY) ## run every command that the README and docs/ show, on small data, and list them
-	OMP_NUM_THREADS=1 $(BIN)/python tests/docs/run_commands.py $(args)
+	PYTHONPATH=.:tests OMP_NUM_THREADS=1 $(BIN)/python tests/docs/run_commands.py $(args)
 
 bench: $(READY) ## speed and memory of restoring and training, also into benchmarks/history.jsonl
 	$(BIN)/python benchmarks/speed.py $(args)

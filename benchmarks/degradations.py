@@ -111,9 +111,13 @@ def draw_noise(real: Sequence[Noise], modelled: Sequence[Noise], white: Sequence
     plt.figure(figsize=(9, 3.2))
     kinds = (("PolyU's cameras", real, "black"), ("modelled", modelled, "tab:blue"), ("CameraNoise", white, "tab:red"))
     for place, (label, noises, colour) in enumerate(kinds):
-        values = [[getattr(noise, name) for noise in noises] for name in names]
+        parameters = [[getattr(noise, name) for noise in noises] for name in names]
         boxes = plt.boxplot(
-            values, positions=np.arange(len(names)) + 0.25 * (place - 1), widths=0.2, whis=(0, 100), patch_artist=True
+            parameters,
+            positions=np.arange(len(names)) + 0.25 * (place - 1),
+            widths=0.2,
+            whis=(0, 100),
+            patch_artist=True,
         )
         for part in boxes.values():
             plt.setp(part, color=colour)
@@ -192,7 +196,7 @@ def main() -> None:
             ranges = [
                 np.percentile([getattr(one, name) for one in kind], [0, 50, 100]) for kind in (real, modelled, white)
             ]
-            table.add_row(name, *("{:.2f}  {:.2f}  {:.2f}".format(*values) for values in ranges))
+            table.add_row(name, *("{:.2f}  {:.2f}  {:.2f}".format(*parameters) for parameters in ranges))
         Console().print(table)
 
 

@@ -40,12 +40,12 @@ ADAPTATION = np.array(
 D50 = np.array([0.9642, 1.0, 0.8249])
 
 
-def to_xyz(space: str, values: np.ndarray) -> np.ndarray:
+def to_xyz(space: str, colours: np.ndarray) -> np.ndarray:
     matrix, exponent = SPACES[space]
     if exponent:
-        linear = np.sign(values) * np.abs(values) ** exponent
+        linear = np.sign(colours) * np.abs(colours) ** exponent
     else:
-        linear = np.where(values <= 0.04045, values / 12.92, ((np.maximum(values, 0) + 0.055) / 1.055) ** 2.4)
+        linear = np.where(colours <= 0.04045, colours / 12.92, ((np.maximum(colours, 0) + 0.055) / 1.055) ** 2.4)
     return linear @ np.array(matrix).T
 
 

@@ -57,12 +57,12 @@ def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clie
     """Send a picture so many times from several clients, and see that each gets the same answer."""
     seconds: list[float] = []
     memory: list[float] = []
-    different, again = set(), 0
+    different, refused = set(), 0
     lock = threading.Lock()
     left = iter(range(count))
 
     def client(_: int) -> None:
-        nonlocal again
+        nonlocal refused
         with httpx.Client(base_url=url, timeout=None, trust_env=False) as connection:
             while True:
                 with lock:
@@ -71,7 +71,7 @@ def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clie
                 begun = time.perf_counter()
                 while (answer := connection.post("/restore", content=picture)).status_code == 429:
                     with lock:
-                        again += 1
+                        refused += 1
                     time.sleep(float(answer.headers["retry-after"]))
                 answer.raise_for_status()
                 with lock:
@@ -91,7 +91,7 @@ def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clie
         raise SystemExit(f"resident memory grew from {early:.1f} to {late:.1f} MiB")
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
     return {
-        "requests": count, "clients": clients, "answered": len(seconds), "sent_again_after_429": again,
+        "requests": count, "clients": clients, "answered": len(seconds), "sent_again_after_429": refused,
         "per_second": round(count / took, 2), "p50_s": round(p50, 3), "p95_s": round(p95, 3), "p99_s": round(p99, 3),
         "longest_s": round(max(seconds), 3), "resident_early_mib": round(early, 1), "resident_late_mib": round(late, 1),
     }  # fmt: skip

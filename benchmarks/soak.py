@@ -218,7 +218,7 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
         raise SystemExit(f"the undisturbed run failed: see {output}\n{output.read_text()[-2000:]}")
     took = time.monotonic() - begin
 
-    killed, again = 0, 0
+    killed, made_twice = 0, 0
     before: dict[str, int] = {}
     while True:
         end = time.monotonic() + (rng.uniform(0, 1.5 * took / kills) if killed < kills else math.inf)
@@ -232,7 +232,7 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
             os.waitpid(process, 0)
             killed += 1
         after = {path.name: path.stat().st_mtime_ns for path in target.glob("*.png")}
-        again += sum(after.get(name) != written for name, written in before.items())
+        made_twice += sum(after.get(name) != written for name, written in before.items())
         before = after
         if done:
             break
@@ -240,8 +240,10 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
         raise SystemExit(f"the last run failed: see {output}\n{output.read_text()[-2000:]}")
     different = [path.name for path in whole.iterdir() if path.read_bytes() != (target / path.name).read_bytes()]
     left = [path.name for path in target.iterdir() if not (whole / path.name).exists()]
-    if different or left or again:
-        raise SystemExit(f"killed runs: {len(different)} files differ, {again} were made again, left behind: {left}")
+    if different or left or made_twice:
+        raise SystemExit(
+            f"killed runs: {len(different)} files differ, {made_twice} were made again, left behind: {left}"
+        )
     return {"pictures": count, "killed": killed, "files_identical": len(before), "undisturbed_seconds": round(took, 1)}
 
 

@@ -49,7 +49,7 @@ class OptunaSweeper(Sweeper):
             raise ValueError("sweep=optuna needs Optuna: pip install 'moceir[sweep]'") from error
 
         parser = OverridesParser.create(config_loader=self._loader)
-        lines = [f"{key}={values}" for key, values in self.params.items()]
+        lines = [f"{key}={choice}" for key, choice in self.params.items()]
         overrides = {one.get_key_element(): one for one in parser.parse_overrides([*lines, *arguments])}
         fixed = [str(one.input_line) for one in overrides.values() if not one.is_sweep_override()]
         space = {key: _distribution(one) for key, one in overrides.items() if one.is_sweep_override()}
@@ -75,10 +75,10 @@ def _state(score: float) -> Any:
 def _distribution(override: Override) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    values = override.value()
-    if not isinstance(values, IntervalSweep):
+    choice = override.value()
+    if not isinstance(choice, IntervalSweep):
         return CategoricalDistribution(list(override.sweep_string_iterator()))
-    low, high, log = values.start, values.end, "log" in values.tags
+    low, high, log = choice.start, choice.end, "log" in choice.tags
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(float(low or 0), float(high or 0), log=log)

@@ -225,8 +225,8 @@ def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
     places = np.arange(network.num_experts)
     for panel, layer, of_layer, complexity in zip(axes, layers, logits, complexities(network), strict=True):
         importance, load = importance_and_load(of_layer, of_layer, complexity, network.topk)
-        for shift, values, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
-            panel.bar(places + shift, (values / values.sum()).numpy(), 0.25, label=label)
+        for shift, shares, label in ((-0.27, importance, "importance"), (0, load, "load"), (0.27, complexity, "bias")):
+            panel.bar(places + shift, (shares / shares.sum()).numpy(), 0.25, label=label)
         panel.set_title(layer, fontsize=8)
         panel.set_xticks(places)
     axes[0].set_ylabel("share")

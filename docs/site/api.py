@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 PACKAGE = Path(__file__).resolve().parents[2] / "moceir"
 ROOMS = (
     *("networks", "engine", "inference", "pictures", "data", "losses", "training", "export", "serve"),
-    *("inspection", "complexity", "hub"),
+    *("inspection", "complexity", "hub", "catalogues", "integrations"),
 )
 
 

@@ -45,7 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def reference() -> str:
     """All of ``conf/`` as Markdown."""
-    parts = ["## Every key", *_section(CONF / "train.yaml")]
+    parts = ["## Every key", *_section(CONF / "train.yaml"), *_section(CONF / "predict.yaml")]
     group = ""
     for path in sorted(CONF.rglob("*/*.yaml"), key=lambda path: (path.parent.as_posix(), path.stem)):
         if path.parent.relative_to(CONF).as_posix() != group:

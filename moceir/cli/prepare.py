@@ -46,7 +46,7 @@ def check(
     root: Root,
     data: Data = "all",
     override: Override = [],
-    crop: Annotated[int, typer.Option(min=1, help="Pictures smaller than this are troubles.")] = 128,
+    crop: Annotated[int, typer.Option(min=1, help="Pictures smaller than this are problems.")] = 128,
     workers: Workers = CORES,
 ) -> None:
     """Decode every picture and show what is missing, unpaired, unreadable or of the wrong size; packs and shards, too.
@@ -61,42 +61,46 @@ def check(
     for column in ("found", "expected", "unpaired", "unreadable", "wrong size"):
         table.add_column(column, justify="right")
     table.add_column("")
-    troubles = []
+    problems = []
     shards = read_index(str(root)) if (root / INDEX).is_file() else {}
     for name, source in sources.items():
         expected = f"{source.expected:,}" if source.expected else "–"
         if name in shards:
             parts = [shard for part in shards[name].values() for shard in part]
             jobs = in_parallel(partial(find_damage, str(root)), parts, workers=workers, description=name)
-            mine = [damage for of_shard in jobs for damage in of_shard]
-            verdict = "[red]trouble[/]" if mine else "[green]whole[/]"
-            table.add_row(name, f"{sum(one.samples for one in parts):,}", expected, "", str(len(mine)), "", verdict)
-            troubles += mine
+            found_here = [damage for of_shard in jobs for damage in of_shard]
+            verdict = "[red]trouble[/]" if found_here else "[green]whole[/]"
+            table.add_row(
+                name, f"{sum(one.samples for one in parts):,}", expected, "", str(len(found_here)), "", verdict
+            )
+            problems += found_here
             continue
         folder = source.locate(root)
         if folder is None:
             table.add_row(name, "0", expected, "", "", "", "[red]missing[/]")
-            troubles.append(f"{name}: no folder {' or '.join(source.folders)} in {root} or one level below")
+            problems.append(f"{name}: no folder {' or '.join(source.folders)} in {root} or one level below")
             continue
         try:
             listing = source.find(folder)
         except ValueError as error:
             table.add_row(name, "", expected, "", "", "", "[red]unreadable[/]")
-            troubles.append(str(error))
+            problems.append(str(error))
             continue
         faults = find_faults(listing.pairs, crop=crop, decode=True, workers=workers, description=name)
         found = len(listing.pairs)
         whole = found >= (source.expected or 1)  # more where the user cut them into squares
-        mine = [f"{file}: its partner is missing" for file in listing.unpaired]
-        mine += [*faults.unreadable, *faults.wrong_size]
-        mine += [] if whole else [f"{name}: {found:,} pictures in {folder}; {expected} make it whole"]
+        found_here = [f"{file}: its partner is missing" for file in listing.unpaired]
+        found_here += [*faults.unreadable, *faults.wrong_size]
+        found_here += [] if whole else [f"{name}: {found:,} pictures in {folder}; {expected} make it whole"]
         counts = (len(listing.unpaired), len(faults.unreadable), len(faults.wrong_size))
-        table.add_row(name, f"{found:,}", expected, *map(str, counts), "[red]trouble[/]" if mine else "[green]whole[/]")
-        troubles += mine
+        table.add_row(
+            name, f"{found:,}", expected, *map(str, counts), "[red]trouble[/]" if found_here else "[green]whole[/]"
+        )
+        problems += found_here
     Console().print(table)
-    for trouble in troubles:
-        Console(soft_wrap=True, highlight=False).print(f"[bold red]trouble:[/] {escape(trouble)}")
-    if troubles:
+    for problem in problems:
+        Console(soft_wrap=True, highlight=False).print(f"[bold red]trouble:[/] {escape(problem)}")
+    if problems:
         raise typer.Exit(1)
 
 

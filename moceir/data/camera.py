@@ -186,6 +186,6 @@ def _curves(contrast: float) -> tuple[np.ndarray, np.ndarray]:
     return np.interp(even, display, even).astype(np.float32), display.astype(np.float32)
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
+def _levels(display: np.ndarray) -> np.ndarray:
     """[0, 1], clipped -> uint16, the steps of the tables and of the sensor."""
-    return (values.clip(0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.uint16)
+    return (display.clip(0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.uint16)

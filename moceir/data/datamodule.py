@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from moceir.data.datasets import EpochSampler, Sample, TrainingCrops, WholePictures
+from moceir.data.datasets import Batch, EpochSampler, Sample, TrainingCrops, WholePictures, collate
 from moceir.data.degradations import Degradation
 from moceir.data.mixture import check_sets, find_sets, mix, tabulate
 from moceir.data.samples import sample_photographs
@@ -145,6 +145,7 @@ class RestorationDataModule(LightningDataModule):
             self.train_set,
             batch_size=batch_size,
             sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -172,7 +173,7 @@ class RestorationDataModule(LightningDataModule):
                 "(data.sets.NAME.validation, data.validation_images)"
             )
         mine = Subset(self.val_set, range(rank, len(self.val_set), world_size))
-        return DataLoader(mine, batch_size=1)
+        return DataLoader(mine, batch_size=1, collate_fn=collate)
 
     def _resumed(self, loader: Loader) -> Loader:
         loader.start = self._start % len(loader)  # a whole epoch given out is the start of the next
@@ -214,7 +215,7 @@ class ResumableLoader(DataLoader[Sample]):
     start = 0
     given = 0
 
-    def __iter__(self) -> Iterator[Sample]:  # type: ignore[override]  # Lightning needs an iterator and nothing more
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # Lightning needs an iterator and nothing more
         # A generator, so that workers are not fed before Lightning has told the sampler the epoch.
         self.given, self.start = self.start, 0
         self.sampler.skip = self.given * (self.batch_size or 1)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.pairs import Pair
@@ -32,7 +32,7 @@ class Stream(IntEnum):
 
 
 class Sample(NamedTuple):
-    """One training example, or a collated batch of them."""
+    """A degraded picture and the clean one."""
 
     degraded: Tensor
     """(3, H, W) float32 RGB; clean values lie in [0, 1], noise may leave it."""
@@ -42,6 +42,25 @@ class Sample(NamedTuple):
     """Which degradation."""
     name: str
     """The dataset and the picture's path in it, without suffix."""
+
+
+class Batch(NamedTuple):
+    """Samples of one size."""
+
+    degraded: Tensor
+    """(B, 3, H, W), see :class:`Sample`."""
+    clean: Tensor
+    """(B, 3, H, W), see :class:`Sample`."""
+    tasks: tuple[str, ...]
+    """Of each sample."""
+    names: tuple[str, ...]
+    """Of each sample."""
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples; in a loader's process, in memory that it shares."""
+    degraded, clean = (default_collate([sample[place] for sample in samples]) for place in (0, 1))
+    return Batch(degraded, clean, tuple(one.task for one in samples), tuple(one.name for one in samples))
 
 
 class PairSet(NamedTuple):
@@ -59,7 +78,7 @@ class PairSet(NamedTuple):
         return len(self.pairs) * self.repeat
 
 
-def to_tensor(image: np.ndarray) -> np.ndarray:
+def to_chw_floats(image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) -> float32 (3, H, W) in [0, 1]."""
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
 
@@ -117,13 +136,13 @@ def training_sample(
         clean = np.broadcast_to(clean[..., channel, None], clean.shape)
         degraded = None if degraded is None else np.broadcast_to(degraded[..., channel, None], degraded.shape)
     if degraded is not None:
-        one, two = (torch.from_numpy(to_tensor(np.flip(window.of(image), flips))) for image in (degraded, clean))
+        one, two = (torch.from_numpy(to_chw_floats(np.flip(window.of(image), flips))) for image in (degraded, clean))
         return Sample(one, two, task, name)
 
     margin = degradation.margin
     outer_top, outer_left = max(0, window.top - margin), max(0, window.left - margin)
     outer = clean[outer_top : window.top + crop + margin, outer_left : window.left + crop + margin]
-    seen = to_tensor(outer)
+    seen = to_chw_floats(outer)
     made, task = degradation(seen, rng)
     if channel is not None:  # noise is coloured
         made = np.broadcast_to(made[channel], made.shape)
@@ -232,12 +251,12 @@ class WholePictures(Dataset[Sample]):
         source, number, task = self._items[index]
         pair = source.pairs[number]
         clean, degraded = pair.open()
-        reference = to_tensor(clean)
+        reference = to_chw_floats(clean)
         if degraded is None:
             rng = np.random.default_rng((self.seed, number, Stream.VALIDATION))
             made, _ = self.degradations[task](reference, rng)
         else:
-            made = to_tensor(degraded)
+            made = to_chw_floats(degraded)
         return Sample(torch.from_numpy(made), torch.from_numpy(reference), task, f"{source.name}/{pair.name}")
 
 

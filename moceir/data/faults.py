@@ -30,7 +30,7 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
         description: for the progress bar.
     """
 
-    def look(picture: Picture) -> tuple[int, int] | ImageError:
+    def read_size(picture: Picture) -> tuple[int, int] | ImageError:
         try:
             return picture.open().shape[:2] if decode else picture.size()
         except ImageError as error:
@@ -38,8 +38,8 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
 
     files = dict.fromkeys((pair.clean, pair.degraded) for pair in pairs)  # tiles share theirs
     pictures = list(dict.fromkeys(picture for partners in files for picture in partners if picture))
-    looks = dict(zip(pictures, in_parallel(look, pictures, workers=workers, description=description), strict=True))
-    sizes = {picture: seen for picture, seen in looks.items() if not isinstance(seen, ImageError)}
+    read = dict(zip(pictures, in_parallel(read_size, pictures, workers=workers, description=description), strict=True))
+    sizes = {picture: seen for picture, seen in read.items() if not isinstance(seen, ImageError)}
 
     wrong = []
     for clean, degraded in files:
@@ -51,7 +51,7 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
             for picture in pair
             if min(sizes[picture]) < crop
         ]
-    return Faults([str(seen) for seen in looks.values() if isinstance(seen, ImageError)], list(dict.fromkeys(wrong)))
+    return Faults([str(seen) for seen in read.values() if isinstance(seen, ImageError)], list(dict.fromkeys(wrong)))
 
 
 def _shown(size: tuple[int, int]) -> str:

@@ -45,16 +45,16 @@ def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> N
     Raises:
         ValueError: when files are unpaired, unreadable, smaller than the crop or of another size than their partner.
     """
-    troubles = []
+    problems = []
     for name, listing in listings.items():
         faults = find_faults(listing.pairs, crop=crop, decode=False, workers=workers, description=f"looking at {name}")
-        troubles += [f"{file}: its partner is missing" for file in listing.unpaired]
-        troubles += [*faults.unreadable, *faults.wrong_size]
-    if troubles:
-        shown = "".join(f"\n  {trouble}" for trouble in troubles[:5])
-        more = f"\n  … and {len(troubles) - 5} more" if len(troubles) > 5 else ""
+        problems += [f"{file}: its partner is missing" for file in listing.unpaired]
+        problems += [*faults.unreadable, *faults.wrong_size]
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:5])
+        more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
-            f"{len(troubles)} files cannot be trained on:{shown}{more}\n"
+            f"{len(problems)} files cannot be trained on:{shown}{more}\n"
             "Mend or remove them; `moceir prepare check` lists them all"
         )
 

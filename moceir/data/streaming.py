@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from moceir.data.datamodule import RestorationDataModule, ResumableLoader
-from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, training_sample
+from moceir.data.datasets import EpochSampler, PairSet, Sample, Stream, WholePictures, collate, training_sample
 from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.mixture import spread, tabulate
 from moceir.data.pairs import Pair
@@ -273,6 +273,7 @@ class StreamingDataModule(RestorationDataModule):
             crops,
             batch_size=batch_size,
             sampler=InOrder(length=len(crops), seed=self.seed),
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

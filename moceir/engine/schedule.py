@@ -223,7 +223,7 @@ class Engine:
         def strip(top: int, bottom: int, reach: int) -> Strip:
             first, last, halo = rows.grown(top, bottom, reach)
             x = current.read(first, last)
-            return Strip(x, block.look(x), None if kept is None else kept.read(first, last), halo)
+            return Strip(x, block.prepare(x), None if kept is None else kept.read(first, last), halo)
 
         for reach in block.reaches[:-1]:
             keeping = Map(rows)
@@ -241,13 +241,13 @@ class Engine:
         reach = block.reaches[-1]
         if not block.rewrites:
             return current, (0, lambda x, halo: halo.crop(x))
-        again = block.reach, lambda x, halo: block.again(x, halo, known)
+        recompute = block.reach, lambda x, halo: block.recompute(x, halo, known)
         if twice:
-            compute = Computed(current, rows, [again]).read
-            return self._map(rows, compute, [(current, 1.0, block.reach)], lean=lean), again
+            compute = Computed(current, rows, [recompute]).read
+            return self._map(rows, compute, [(current, 1.0, block.reach)], lean=lean), recompute
         release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
         new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, lean=lean)
-        return new, again
+        return new, recompute
 
     @staticmethod
     def _summarise(

@@ -373,8 +373,8 @@ def _gather(recorder: Recorder, result: Tensor, x: Any, dim: int, index: Any) ->
 @writes("scatter")
 def _scatter(recorder: Recorder, result: Tensor, x: Any, dim: int, index: Any, value: Any) -> Names:
     indices = recorder.name(index, torch.int64)
-    values = recorder.emit("Expand", recorder.name(value, x.dtype), recorder.emit("Shape", indices))
-    return recorder.emit("ScatterElements", _x(recorder, x), indices, values, axis=dim)
+    updates = recorder.emit("Expand", recorder.name(value, x.dtype), recorder.emit("Shape", indices))
+    return recorder.emit("ScatterElements", _x(recorder, x), indices, updates, axis=dim)
 
 
 # Transforms, as products of matrices: not every runtime has them, and windows are small. Complex values are pairs, and

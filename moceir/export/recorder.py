@@ -158,14 +158,14 @@ class Recorder(TorchFunctionMode):
 
     def arithmetic(self, compute: Callable[[int, int], int], operator: str, first: Any, second: Any) -> int:
         """A length from two."""
-        values = [compute(sample(first, i), sample(second, i)) for i in range(self.count)]
-        return self.size(values, lambda: self.emit(operator, *(self.integers([one]) for one in (first, second))))
+        lengths = [compute(sample(first, i), sample(second, i)) for i in range(self.count)]
+        return self.size(lengths, lambda: self.emit(operator, *(self.integers([one]) for one in (first, second))))
 
-    def integers(self, values: Sequence[int]) -> str:
+    def integers(self, lengths: Sequence[int]) -> str:
         """The name of a list of lengths."""
-        if not any(isinstance(one, Size) for one in values):
-            return self.graph.constant(np.array(values, np.int64))
-        names = [one.name if isinstance(one, Size) else self.integers([one]) for one in values]
+        if not any(isinstance(one, Size) for one in lengths):
+            return self.graph.constant(np.array(lengths, np.int64))
+        names = [one.name if isinstance(one, Size) else self.integers([one]) for one in lengths]
         return names[0] if len(names) == 1 else self.emit("Concat", *names, axis=0)
 
     def name(self, value: Any, dtype: torch.dtype) -> str:

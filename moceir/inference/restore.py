@@ -153,17 +153,17 @@ class Restorer:
             if stop is not None and stop.is_set():
                 raise Stopped
             part = pixels[region.top : region.bottom, region.left : region.right]
-            values = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32) / white).to(self.engine.device)
-            return (values.expand(3, -1, -1) if values.ndim == 2 else values.permute(2, 0, 1))[None]
+            rgb = torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32) / white).to(self.engine.device)
+            return (rgb.expand(3, -1, -1) if rgb.ndim == 2 else rgb.permute(2, 0, 1))[None]
 
         def write(region: Region, part: Tensor) -> None:
             if self.strength < 1:
                 part = torch.lerp(read(region), part, self.strength)
             if grey:
                 part = part.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-            values = part[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+            rgb = part[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
             inside = restored[region.top : region.bottom, region.left : region.right]
-            inside[...] = convert(values[..., 0] if pixels.ndim == 2 else values, restored.dtype)
+            inside[...] = convert(rgb[..., 0] if pixels.ndim == 2 else rgb, restored.dtype)
 
         routings = self.run(read, write, *pixels.shape[:2], experts=experts)
         if self.texture > 0:

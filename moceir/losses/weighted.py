@@ -57,7 +57,7 @@ class WeightedLoss(nn.Module):
         """
         with torch.autocast(clean.device.type, enabled=False):
             restored, clean = restoration.image.float(), clean.float()
-            values = {name: term(restored, clean) for name, term in self.terms.items()}
+            losses = {name: term(restored, clean) for name, term in self.terms.items()}
             if BALANCE in self.weights and restoration.routings:
-                values[BALANCE] = balance_over_processes(restoration)
-        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum(), values
+                losses[BALANCE] = balance_over_processes(restoration)
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum(), losses

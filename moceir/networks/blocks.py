@@ -29,13 +29,13 @@ class EncoderBlock(Block):
         self.norm2 = ChannelNorm(dim)
         self.feed_forward = FeedForward(dim=dim, bias=True)
 
-    def look(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Tensor:
         """The normalised map."""
         return self.norm1(x)
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Gram, None]:
         """Of queries and keys."""
-        return self.attention.gram(strip.looked, strip.halo), None
+        return self.attention.gram(strip.prepared, strip.halo), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
         """How the channels mix."""
@@ -44,7 +44,7 @@ class EncoderBlock(Block):
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
         """The block's result."""
         halo = strip.halo
-        x = plus(self.attention(strip.looked, known[0], halo), halo.crop(strip.x, keep=1))
+        x = plus(self.attention(strip.prepared, known[0], halo), halo.crop(strip.x, keep=1))
         near = halo.less(1)
         return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
 
@@ -116,7 +116,7 @@ def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
     return joined.new_zeros(batch, *joined.shape[1:]).index_add(0, index, joined)
 
 
-class Looked(NamedTuple):
+class BranchInputs(NamedTuple):
     """What every pass of a decoder block begins with, (B, C, H, W) each."""
 
     shared: Tensor
@@ -163,14 +163,14 @@ class DecoderBlock(Block):
         """Among which the router chooses."""
         return self.moce.experts
 
-    def look(self, x: Tensor) -> Looked:
+    def prepare(self, x: Tensor) -> BranchInputs:
         """The inputs of the shared and of the routed experts."""
         normed = self.norm1(x)
-        return Looked(self.to_shared(normed), self.to_routed(normed))
+        return BranchInputs(self.to_shared(normed), self.to_routed(normed))
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
         """See the class."""
-        shared, routed = strip.looked
+        shared, routed = strip.prepared
         halo = strip.halo
         if not known:
             inside = halo.crop(routed)

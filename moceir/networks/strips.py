@@ -56,8 +56,8 @@ class Strip(NamedTuple):
 
     x: Tensor
     """(B, C, H, W), the strip and its halo."""
-    looked: Any
-    """What the block's ``look`` made of ``x``."""
+    prepared: Any
+    """What the block's ``prepare`` made of ``x``."""
     kept: Tensor | None
     """What an earlier pass kept, with the same halo."""
     halo: Halo
@@ -80,15 +80,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
         """(B, C, H, W) -> the same; ``run`` is what the parts of the network hand on to each other."""
-        looked = self.look(x)
+        prepared = self.prepare(x)
         kept: Tensor | None = None
         known: list[Any] = []
         for _ in self.reaches[1:]:
-            sums, kept = self.summarise(Strip(x, looked, kept, NO_HALO), known)
+            sums, kept = self.summarise(Strip(x, prepared, kept, NO_HALO), known)
             known.append(self.conclude(sums, known, run))
-        return self.update(Strip(x, looked, kept, NO_HALO), known)
+        return self.update(Strip(x, prepared, kept, NO_HALO), known)
 
-    def look(self, x: Tensor) -> Any:
+    def prepare(self, x: Tensor) -> Any:
         """What every pass begins with."""
         return x
 
@@ -106,18 +106,18 @@ class Block(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How many rows around a strip :meth:`again` reads."""
+        """How many rows around a strip :meth:`recompute` reads."""
         return self.reaches[-1] + (0 if self.keeps is None else self.reaches[self.keeps])
 
-    def again(self, x: Tensor, halo: Halo, known: list[Any]) -> Tensor:
+    def recompute(self, x: Tensor, halo: Halo, known: list[Any]) -> Tensor:
         """The block's result on a strip once more, when what follows from the sums is known."""
         inner = halo.less(self.reaches[-1])
         outer = Halo(halo.above - inner.above, halo.below - inner.below)
         kept = None
         if self.keeps is not None:
-            _, kept = self.summarise(Strip(x, self.look(x), None, outer), known[: self.keeps])
+            _, kept = self.summarise(Strip(x, self.prepare(x), None, outer), known[: self.keeps])
         x = outer.crop(x)
-        return self.update(Strip(x, self.look(x), kept, inner), known)
+        return self.update(Strip(x, self.prepare(x), kept, inner), known)
 
 
 def pixels(x: Tensor) -> Tensor:

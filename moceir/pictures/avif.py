@@ -29,15 +29,15 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 
 
 def _deep(data: bytes, bits: int, shallow: Picture) -> Picture:
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16:
         raise ValueError("its deep values cannot be decoded")
-    values = widen(values, bits)
+    samples = widen(samples, bits)
     return replace(
         shallow,
-        pixels=np.ascontiguousarray(values if values.ndim == 2 else values[..., 2::-1]),
-        alpha=values[..., 3].copy() if values.shape[2:] == (4,) else None,
-        depth=values.dtype,
+        pixels=np.ascontiguousarray(samples if samples.ndim == 2 else samples[..., 2::-1]),
+        alpha=samples[..., 3].copy() if samples.shape[2:] == (4,) else None,
+        depth=samples.dtype,
         bits=bits,
     )
 
@@ -61,15 +61,15 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
                 raise
             return pillow.save(pictures, "AVIF", **options), [*lost, "Exif is lost: it is damaged"]
     bits = first.bits if first.bits in (10, 12) else 12
-    values = first.pixels if first.pixels.ndim == 2 else first.pixels[..., ::-1]
+    samples = first.pixels if first.pixels.ndim == 2 else first.pixels[..., ::-1]
     if first.alpha is not None:  # OpenCV has no grey with alpha
-        values = np.dstack([np.broadcast_to(np.atleast_3d(values), (*first.size, 3)), first.alpha])
+        samples = np.dstack([np.broadcast_to(np.atleast_3d(samples), (*first.size, 3)), first.alpha])
     kinds = {cv2.IMAGE_METADATA_EXIF: about.exif, cv2.IMAGE_METADATA_XMP: about.xmp}
     kinds[cv2.IMAGE_METADATA_ICCP] = about.profile
     held = {kind: np.frombuffer(block, np.uint8) for kind, block in kinds.items() if block}
     done, data = cv2.imencodeWithMetadata(
         ".avif",
-        np.rint(values * ((2**bits - 1) / 65535)).astype(np.uint16),
+        np.rint(samples * ((2**bits - 1) / 65535)).astype(np.uint16),
         list(held),
         list(held.values()),
         [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, quality],

@@ -98,21 +98,21 @@ def write(directory: Directory, order: ByteOrder) -> bytes:
 
 def write_directory(directory: Directory, offset: int, order: ByteOrder) -> bytes:
     """A directory and those below it, as they are to stand at an even offset of a TIFF structure."""
-    rows, values = b"", b""
+    rows, outside = b"", b""
     start = offset + 2 + 12 * len(directory) + 4
     for tag, entry in sorted(directory.items(), key=lambda item: item[0]):
-        place = start + len(values)
+        place = start + len(outside)
         if isinstance(entry, dict):
-            values += write_directory(entry, place, order)
+            outside += write_directory(entry, place, order)
             kind, count, field = _LONG, 1, struct.pack(f"{order}I", place)
         else:
             kind, count, field = entry
             if len(field) > 4:
-                values += field
+                outside += field
                 field = struct.pack(f"{order}I", place)
-        values += b"\0" * (len(values) % 2)
+        outside += b"\0" * (len(outside) % 2)
         rows += struct.pack(f"{order}HHI", tag, kind, count) + field.ljust(4, b"\0")
-    return struct.pack(f"{order}H", len(directory)) + rows + bytes(4) + values
+    return struct.pack(f"{order}H", len(directory)) + rows + bytes(4) + outside
 
 
 def orientation(block: bytes) -> int:

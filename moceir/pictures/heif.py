@@ -24,19 +24,19 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     check_size(height, width, 1, max_pixels)
     info: dict[str, Any] = image.info
     bits = info.get("bit_depth", 8)
-    values = np.asarray(image)
-    if values.dtype == np.uint16:
-        values = widen(values >> (16 - bits), bits)
-    values = values if values.ndim == 3 else values[..., None]
+    samples = np.asarray(image)
+    if samples.dtype == np.uint16:
+        samples = widen(samples >> (16 - bits), bits)
+    samples = samples if samples.ndim == 3 else samples[..., None]
     about = Metadata(
         exif=(info.get("exif") or b"").removeprefix(_PREFIX) or None,
         xmp=info.get("xmp") or None,
         profile=info.get("icc_profile") or None,
     )
     picture = Picture(
-        pixels=np.ascontiguousarray(values[..., 0] if values.shape[2] < 3 else values[..., :3]),
-        alpha=np.ascontiguousarray(values[..., -1]) if values.shape[2] in (2, 4) else None,
-        depth=values.dtype,
+        pixels=np.ascontiguousarray(samples[..., 0] if samples.shape[2] < 3 else samples[..., :3]),
+        alpha=np.ascontiguousarray(samples[..., -1]) if samples.shape[2] in (2, 4) else None,
+        depth=samples.dtype,
         bits=bits,
         metadata=about,
         warnings=(f"{len(file) - 1} further pictures in the file are left out",) if len(file) > 1 else (),
@@ -49,9 +49,9 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     (picture,) = pictures
     about = picture.metadata
     planes = [picture.pixels] * 3 if picture.pixels.ndim == 2 else [picture.pixels]
-    values = np.dstack([*planes, picture.alpha] if picture.alpha is not None else planes)
-    mode = ("RGBA" if picture.alpha is not None else "RGB") + (";16" if values.dtype == np.uint16 else "")
-    image = pillow_heif.from_bytes(mode, (values.shape[1], values.shape[0]), values.tobytes())
+    samples = np.dstack([*planes, picture.alpha] if picture.alpha is not None else planes)
+    mode = ("RGBA" if picture.alpha is not None else "RGB") + (";16" if samples.dtype == np.uint16 else "")
+    image = pillow_heif.from_bytes(mode, (samples.shape[1], samples.shape[0]), samples.tobytes())
     if about.profile:
         image.info["icc_profile"], image.info["icc_profile_type"] = about.profile, "prof"
     stream = io.BytesIO()

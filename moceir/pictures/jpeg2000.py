@@ -29,15 +29,15 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     if b"pclr" in header or (colour[0] == _ENUMERATED and colour[3:7] not in (_SRGB, _GREY)):
         raise ImageError("a JPEG 2000 of indexed colours or of another colour space than RGB or grey; convert it first")
     # Without the boxes around it, because with them the decoder would apply the profile, in 8 bits.
-    values = imagecodecs.jpeg2k_decode(next(content for kind, content in parts if kind == b"jp2c"))
-    if values.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"values of type {values.dtype}")
-    bits = depth + 1 if depth < 16 else values.dtype.itemsize * 8
-    values = widen(values, max(bits, 8) if values.dtype == np.uint8 and bits > 8 else bits)
+    samples = imagecodecs.jpeg2k_decode(next(content for kind, content in parts if kind == b"jp2c"))
+    if samples.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"values of type {samples.dtype}")
+    bits = depth + 1 if depth < 16 else samples.dtype.itemsize * 8
+    samples = widen(samples, max(bits, 8) if samples.dtype == np.uint8 and bits > 8 else bits)
     alpha = None
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        alpha = np.ascontiguousarray(values[..., -1])
-        values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
+    if samples.ndim == 3 and samples.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(samples[..., -1])
+        samples = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
     blocks = {content[:16]: content[16:] for kind, content in parts if kind == b"uuid"}
     about = Metadata(
         exif=blocks.get(_EXIF),
@@ -45,8 +45,8 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
         profile=colour[3:] if colour[0] == _RESTRICTED_PROFILE else None,
         resolution=_resolution(dict(boxes(header.get(b"res ", b"")))),
     )
-    pixels = np.ascontiguousarray(values)
-    return [upright(Picture(pixels=pixels, alpha=alpha, depth=values.dtype, bits=bits, metadata=about))]
+    pixels = np.ascontiguousarray(samples)
+    return [upright(Picture(pixels=pixels, alpha=alpha, depth=samples.dtype, bits=bits, metadata=about))]
 
 
 def _resolution(places: dict[bytes, bytes]) -> tuple[float, float] | None:
@@ -64,9 +64,9 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     """A file without loss."""
     (picture,) = pictures
     about = picture.metadata
-    values = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
-    data = bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="jp2", reversible=True))
-    colours = values.shape[2] if values.ndim == 3 else 1
+    samples = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    data = bytes(imagecodecs.jpeg2k_encode(samples, level=0, codecformat="jp2", reversible=True))
+    colours = samples.shape[2] if samples.ndim == 3 else 1
     header = b""
     for kind, content in boxes(next(content for kind, content in boxes(data) if kind == b"jp2h")):
         if kind == b"colr" and about.profile:

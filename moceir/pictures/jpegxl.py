@@ -28,18 +28,18 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     check_size(about.height, about.width, 1, max_pixels)
     if about.icc and about.bits_per_sample < 32 and name_of(about.icc).endswith(_LINEAR):
         raise ImageError("a lossy JPEG XL with a profile, which is decoded as linear light; convert it to TIFF first")
-    values = imagecodecs.jpegxl_decode(data)
+    samples = imagecodecs.jpegxl_decode(data)
     channels = about.num_color_channels + about.has_alpha
-    if values.shape not in ((about.height, about.width), (about.height, about.width, channels)):
+    if samples.shape not in ((about.height, about.width), (about.height, about.width, channels)):
         raise ImageError("an animated JPEG XL, or one of other channels than grey, RGB and alpha; convert it first")
-    if values.dtype.kind == "u":
-        values = widen(values, about.bits_per_sample)
-    values = values.reshape(*values.shape[:2], channels)
+    if samples.dtype.kind == "u":
+        samples = widen(samples, about.bits_per_sample)
+    samples = samples.reshape(*samples.shape[:2], channels)
     exif = about.exif or b""
     picture = Picture(
-        pixels=np.ascontiguousarray(values[..., 0] if channels < 3 else values[..., :3]),
-        alpha=np.ascontiguousarray(values[..., -1]) if about.has_alpha else None,
-        depth=values.dtype,
+        pixels=np.ascontiguousarray(samples[..., 0] if channels < 3 else samples[..., :3]),
+        alpha=np.ascontiguousarray(samples[..., -1]) if about.has_alpha else None,
+        depth=samples.dtype,
         bits=about.bits_per_sample,
         metadata=Metadata(
             exif=exif[4 + int.from_bytes(exif[:4], "big") :] or None,
@@ -54,11 +54,11 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     """A file without loss, unless a quality is given."""
     (picture,) = pictures
     about = picture.metadata
-    values = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    samples = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
     if quality is None:
-        data = pyjpegxl.encode_from_numpy(values, lossless=True)
+        data = pyjpegxl.encode_from_numpy(samples, lossless=True)
     else:  # a distance, as libjxl has it for a quality
-        data = pyjpegxl.encode_from_numpy(values, quality=0.1 + (100 - quality) * 0.09)
+        data = pyjpegxl.encode_from_numpy(samples, quality=0.1 + (100 - quality) * 0.09)
     if not data.startswith(_CONTAINER):
         data = _CONTAINER + box(b"ftyp", b"jxl \0\0\0\0jxl ") + box(b"jxlc", data)
     data += box(b"Exif", bytes(4) + about.exif) if about.exif else b""

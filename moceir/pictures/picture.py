@@ -72,34 +72,34 @@ def highest(dtype: np.dtype) -> int:
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
 
-def convert(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def convert(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in another type, scaled and rounded to nearest; the same array when it has that type."""
-    if values.dtype == dtype:
-        return values
-    if values.dtype == np.uint8 and dtype == np.uint16:
-        return values.astype(np.uint16) * 257  # exact
-    exact: np.ndarray = values.astype(np.float64 if dtype.itemsize > 2 else np.float32)
-    exact = exact / highest(values.dtype)
+    if samples.dtype == dtype:
+        return samples
+    if samples.dtype == np.uint8 and dtype == np.uint16:
+        return samples.astype(np.uint16) * 257  # exact
+    exact: np.ndarray = samples.astype(np.float64 if dtype.itemsize > 2 else np.float32)
+    exact = exact / highest(samples.dtype)
     if dtype.kind == "f":
         return exact.astype(dtype)
     return np.rint(exact.clip(0, 1) * highest(dtype)).astype(dtype)
 
 
-def widen(values: np.ndarray, bits: int) -> np.ndarray:
+def widen(samples: np.ndarray, bits: int) -> np.ndarray:
     """Integers of so many bits, scaled to the 8 or 16 of their type."""
-    white = highest(values.dtype)
-    return values if white == 2**bits - 1 else np.rint(values * (white / (2**bits - 1))).astype(values.dtype)
+    white = highest(samples.dtype)
+    return samples if white == 2**bits - 1 else np.rint(samples * (white / (2**bits - 1))).astype(samples.dtype)
 
 
-def turn(values: np.ndarray, orientation: int) -> np.ndarray:
+def turn(samples: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, …) as the Exif orientation, 1 to 8, says it is to be shown."""
     if orientation >= 5:
-        values = values.swapaxes(0, 1)
+        samples = samples.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
+        samples = samples[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    return np.ascontiguousarray(values)
+        samples = samples[::-1]
+    return np.ascontiguousarray(samples)
 
 
 def upright(picture: Picture, orientation: int | None = None) -> Picture:

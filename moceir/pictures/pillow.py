@@ -68,9 +68,9 @@ def _picture(image: Image.Image, about: Metadata) -> Picture:
         image = image.convert("L")
     elif image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    values = np.asarray(image)
-    alpha = values[..., -1].copy() if image.mode.endswith("A") else None
-    pixels = {"L": values, "LA": values[..., 0]}.get(image.mode, values[..., :3])
+    samples = np.asarray(image)
+    alpha = samples[..., -1].copy() if image.mode.endswith("A") else None
+    pixels = {"L": samples, "LA": samples[..., 0]}.get(image.mode, samples[..., :3])
     return Picture(
         pixels=np.ascontiguousarray(pixels),
         alpha=alpha,

@@ -40,15 +40,15 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
         frames = pillow.frames_of(image, (), max_pixels)
         return [upright(replace(picture, metadata=about, warnings=warnings)) for picture in frames]
-    values = imagecodecs.png_decode(pixels_only)
+    samples = imagecodecs.png_decode(pixels_only)
     alpha = None
-    if values.ndim == 3 and values.shape[2] in (2, 4):
-        alpha = np.ascontiguousarray(values[..., -1])
-        values = values[..., 0] if values.shape[2] == 2 else values[..., :3]
+    if samples.ndim == 3 and samples.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(samples[..., -1])
+        samples = samples[..., 0] if samples.shape[2] == 2 else samples[..., :3]
     picture = Picture(
-        pixels=np.ascontiguousarray(values),
+        pixels=np.ascontiguousarray(samples),
         alpha=alpha,
-        depth=values.dtype,
+        depth=samples.dtype,
         bits=max(8, bits),
         metadata=about,
         warnings=warnings,
@@ -111,9 +111,9 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
     if len(pictures) > 1:
         data = pillow.save(pictures, "PNG")
     else:
-        values = first.pixels if first.alpha is None else np.dstack([first.pixels, first.alpha])
+        samples = first.pixels if first.alpha is None else np.dstack([first.pixels, first.alpha])
         # A quarter larger than the smallest, and four times as fast.
-        data = bytes(imagecodecs.png_encode(values, level=1, strategy=3, filter=16))
+        data = bytes(imagecodecs.png_encode(samples, level=1, strategy=3, filter=16))
     about = first.metadata
     chunks: list[tuple[bytes, bytes]] = list(about.blocks("PNG"))
     if about.profile:

@@ -53,23 +53,23 @@ def _page(page: tifffile.TiffPage, data: bytes, warnings: tuple[str, ...], *, cl
     if _DNG in page.tags:
         raise ImageError("camera raw (DNG), of which this would be a preview; give it its suffix, .dng")
     about, lost = _metadata(page, data, classic=classic, order=cast(exif.ByteOrder, order))
-    values, bits = _values(page)
+    samples, bits = _values(page)
     kind = _kind(page)
-    alpha, alpha_kind, depth = None, "straight", values.dtype
+    alpha, alpha_kind, depth = None, "straight", samples.dtype
     if kind == "SEPARATED":
-        inks = Image.frombytes("CMYK", (page.imagewidth, page.imagelength), convert(values, np.dtype("u1")).tobytes())
+        inks = Image.frombytes("CMYK", (page.imagewidth, page.imagelength), convert(samples, np.dtype("u1")).tobytes())
         image, about, converted = cmyk_to_srgb(inks, about)
         pixels, depth, bits, lost = np.array(image), np.dtype(np.uint8), 8, lost + converted
     elif kind == "PALETTE":
         table = np.asarray(page.colormap)
         table = table if table.max() < 256 else table >> 8  # some writers forget to scale
-        pixels, bits = table.T[values].astype(np.uint8), 8
+        pixels, bits = table.T[samples].astype(np.uint8), 8
     else:
-        colours = values.shape[2] if values.ndim == 3 else 1
+        colours = samples.shape[2] if samples.ndim == 3 else 1
         if len(page.extrasamples):
             colours -= 1
-            alpha, alpha_kind = np.ascontiguousarray(values[..., -1]), _ALPHA_KINDS[int(page.extrasamples[0])]
-        pixels = values if values.ndim == 2 else values[..., 0] if colours == 1 else values[..., :3]
+            alpha, alpha_kind = np.ascontiguousarray(samples[..., -1]), _ALPHA_KINDS[int(page.extrasamples[0])]
+        pixels = samples if samples.ndim == 2 else samples[..., 0] if colours == 1 else samples[..., :3]
         if kind == "MINISWHITE":
             pixels = highest(depth) - pixels
         if alpha is not None and alpha_kind == "premultiplied":
@@ -96,27 +96,27 @@ def _kind(page: tifffile.TiffPage) -> str:
 
 def _values(page: tifffile.TiffPage) -> tuple[np.ndarray, int]:
     """(H, W) or (H, W, C) of a type that can be restored, and the bits of the file's values."""
-    kind, bits, samples = _kind(page), page.bitspersample, page.samplesperpixel
+    kind, bits, channels = _kind(page), page.bitspersample, page.samplesperpixel
     extra = len(page.extrasamples)
     colours = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}.get(kind)
     if colours is None or (kind == "YCBCR" and page.compression not in _JPEG):
         raise ImageError(f"colours of kind {kind}, which cannot be restored; convert it to RGB")
-    if samples != colours + extra or extra > 1 or (extra and kind in ("PALETTE", "SEPARATED")) or page.imagedepth > 1:
-        raise ImageError(f"{samples} channels of kind {kind}, {extra} of them extra; convert it to RGB, grey or RGBA")
+    if channels != colours + extra or extra > 1 or (extra and kind in ("PALETTE", "SEPARATED")) or page.imagedepth > 1:
+        raise ImageError(f"{channels} channels of kind {kind}, {extra} of them extra; convert it to RGB, grey or RGBA")
     # 1 unsigned, 3 floats; signed integers would come out wrong without a word.
     dtype = page.dtype
     if dtype is None or dtype.kind not in "buf" or dtype.itemsize * 8 > (16 if dtype.kind == "u" else 64):
         raise ImageError(f"values of type {dtype or page.sampleformat}; convert them to 8 or 16 bits or floats")
-    values = page.asarray()
-    if page.planarconfig == 2 and samples > 1:
-        values = np.moveaxis(values, 0, -1)
-    values = values.reshape(page.imagelength, page.imagewidth, *((samples,) if samples > 1 else ()))
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    samples = page.asarray()
+    if page.planarconfig == 2 and channels > 1:
+        samples = np.moveaxis(samples, 0, -1)
+    samples = samples.reshape(page.imagelength, page.imagewidth, *((channels,) if channels > 1 else ()))
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if kind == "PALETTE":
-        return values, 8
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255, 1
-    return (widen(values, bits) if values.dtype.kind == "u" else values), bits
+        return samples, 8
+    if samples.dtype == bool:
+        return samples.astype(np.uint8) * 255, 1
+    return (widen(samples, bits) if samples.dtype.kind == "u" else samples), bits
 
 
 def _divide(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -193,20 +193,20 @@ def _description(about: Metadata) -> tuple[exif.ByteOrder | None, exif.Directory
 
 
 def _write_page(file: tifffile.TiffWriter, picture: Picture) -> None:
-    values, extra = picture.pixels, []
+    samples, extra = picture.pixels, []
     if picture.alpha is not None:
         if picture.alpha_kind == "premultiplied":
             share = convert(picture.alpha, np.dtype(np.float32))
-            values = values * share.reshape(share.shape + (1,) * (values.ndim - 2))
-        values = np.dstack([convert(values, picture.depth), picture.alpha])
+            samples = samples * share.reshape(share.shape + (1,) * (samples.ndim - 2))
+        samples = np.dstack([convert(samples, picture.depth), picture.alpha])
         extra = [kind for kind, name in _ALPHA_KINDS.items() if name == picture.alpha_kind]
     file.write(
-        values,
+        samples,
         photometric="rgb" if picture.pixels.ndim == 3 else "minisblack",
-        planarconfig="contig" if values.ndim == 3 else None,
+        planarconfig="contig" if samples.ndim == 3 else None,
         extrasamples=extra or None,
         compression="zlib",
-        predictor=values.dtype != np.float16,
+        predictor=samples.dtype != np.float16,
         resolution=picture.metadata.resolution,
         resolutionunit=2 if picture.metadata.resolution else None,
         iccprofile=picture.metadata.profile,

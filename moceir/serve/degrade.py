@@ -29,9 +29,9 @@ def degrade(picture: Picture, *, blur: float = 0, noise: float = 0, jpeg: int | 
         steps.append(Jpeg(quality=(jpeg, jpeg)))
     if not steps:
         return picture
-    values = convert(picture.pixels, np.dtype(np.float32))
-    grey = values.ndim == 2
-    planes = np.stack([values] * 3) if grey else np.ascontiguousarray(values.transpose(2, 0, 1))
+    display = convert(picture.pixels, np.dtype(np.float32))
+    grey = display.ndim == 2
+    planes = np.stack([display] * 3) if grey else np.ascontiguousarray(display.transpose(2, 0, 1))
     degraded, _ = Chain(steps=steps)(planes, np.random.default_rng(0))
     # Of a grey picture one plane is as good as another: each has noise of the right strength.
     kept = degraded[0] if grey else degraded.transpose(1, 2, 0)
@@ -43,6 +43,6 @@ def psnr(clean: Picture, other: Picture) -> float | None:
     single = np.dtype(np.float32)
     one, two = convert(clean.pixels, single), convert(other.pixels, single)
     if one.ndim != two.ndim:  # grey in one channel and in three
-        one, two = (values if values.ndim == 3 else values[..., None] for values in (one, two))
+        one, two = (display if display.ndim == 3 else display[..., None] for display in (one, two))
     error = float(np.mean(np.square(one - two), dtype=np.float64))
     return None if error == 0 else -10 * float(np.log10(error))

@@ -56,12 +56,12 @@ class Metrics:
             *((f'{{route="{route}",status="{status}"}}', number) for (route, status), number in counted),
         )
         times: list[tuple[str, float]] = []
-        for route, values in sorted(self.seconds.items()):
+        for route, numbers in sorted(self.seconds.items()):
             total = sum(number for (name, _), number in counted if name == route)
             bounds = [*(f"{bound:g}" for bound in _BOUNDS), "+Inf"]
-            for bound, number in zip(bounds, [*values[:-1], total], strict=True):
+            for bound, number in zip(bounds, [*numbers[:-1], total], strict=True):
                 times.append((f'_bucket{{route="{route}",le="{bound}"}}', number))
-            times += [(f'_sum{{route="{route}"}}', values[-1]), (f'_count{{route="{route}"}}', total)]
+            times += [(f'_sum{{route="{route}"}}', numbers[-1]), (f'_count{{route="{route}"}}', total)]
         family("request_seconds", "histogram", "From a request's first byte to its answer's last.", *times)
         family("pixels_total", "counter", "Pixels that were restored.", ("", self.pixels))
         family("requests_inside", "gauge", "Requests that work or wait.", ("", inside))

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from moceir.data.datasets import Sample
+from moceir.data.datasets import Batch
 from moceir.inference.postprocess import quantise
 from moceir.inspection import RouteTally, plot_tally
 from moceir.networks.unet import UNet
@@ -36,7 +36,7 @@ class RoutingMonitor(Callback):
         self._val = RouteTally()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sample, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         _count(self._train, pl_module, outputs, batch)
 
@@ -49,7 +49,7 @@ class RoutingMonitor(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Sample,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -63,9 +63,9 @@ class RoutingMonitor(Callback):
             show(trainer, "routing", _drawn(tally, cast(RestorationModule, pl_module).network))
 
 
-def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Sample) -> None:
+def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Batch) -> None:
     if outputs["restoration"].routings:  # a network without routing has nothing to count
-        tally.add(batch.task, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
+        tally.add(batch.tasks, outputs["restoration"].route, cast(RestorationModule, pl_module).network.route_costs)
 
 
 def _everywhere(tally: RouteTally) -> RouteTally:
@@ -83,11 +83,11 @@ def _everywhere(tally: RouteTally) -> RouteTally:
 def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
     if not tally.counts:
         return
-    values = {f"{part}/gmacs": tally.gmacs()}
+    metrics = {f"{part}/gmacs": tally.gmacs()}
     for task in tally.counts:
         for layer, of_layer in enumerate(tally.shares(task).tolist()):
-            values |= {f"{part}/usage/{task}/{layer}/{expert}": share for expert, share in enumerate(of_layer)}
-    pl_module.log_dict(values, sync_dist=True)  # the same everywhere
+            metrics |= {f"{part}/usage/{task}/{layer}/{expert}": share for expert, share in enumerate(of_layer)}
+    pl_module.log_dict(metrics, sync_dist=True)  # the same everywhere
 
 
 def _drawn(tally: RouteTally, network: UNet) -> np.ndarray:
@@ -133,11 +133,11 @@ class Panel(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: Sample,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for index, task in enumerate(batch.task):
+        for index, task in enumerate(batch.tasks):
             if trainer.is_global_zero and task not in self._rows:
                 pictures = (batch.degraded[index], outputs["restoration"].image[index], batch.clean[index])
                 self._rows[task] = np.hstack([self._middle(quantise(picture)) for picture in pictures])

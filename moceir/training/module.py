@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from moceir.data.datamodule import RestorationDataModule
-from moceir.data.datasets import Sample, Stream
+from moceir.data.datasets import Batch, Stream
 from moceir.losses.weighted import BALANCE, WeightedLoss
 from moceir.networks.blocks import MoCE
 from moceir.networks.interface import Restoration
@@ -97,11 +97,11 @@ class RestorationModule(LightningModule):
         names = [f"{score}/{group}" for score in ("psnr", "ssim") for group in groups]
         self.scores = nn.ModuleDict({name: MeanMetric() for name in names})
 
-    def training_step(self, batch: Sample, batch_index: int) -> StepOutput:
+    def training_step(self, batch: Batch, batch_index: int) -> StepOutput:
         noise = self._routing_noise(batch, batch_index) if self.network.num_layers else None
         expert = route = None
         if self.teacher is not None:
-            expert = self.teacher.experts(self.network, batch.degraded, batch.clean, list(batch.task))
+            expert = self.teacher.experts(self.network, batch.degraded, batch.clean, list(batch.tasks))
             route = all_layers(self.network, expert)
         restoration = self.restore(batch.degraded, noise=noise, experts=route)
         total, terms = self.losses(restoration, batch.clean)
@@ -114,21 +114,21 @@ class RestorationModule(LightningModule):
         self.log("loss", total, prog_bar=True, logger=False)
         return {"loss": total, "restoration": restoration}
 
-    def _routing_noise(self, batch: Sample, batch_index: int) -> Tensor:
+    def _routing_noise(self, batch: Batch, batch_index: int) -> Tensor:
         """(layers, B, n), a function of seed, epoch, batch and rank, so that a resumed run goes on as it would have."""
         rng = np.random.default_rng((self.seed, self.current_epoch, batch_index, self.global_rank, Stream.ROUTING))
         shape = self.network.num_layers, len(batch.degraded), self.network.num_experts
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(self.device)
 
-    def _stop(self, batch: Sample, terms: dict[str, Tensor]) -> None:
+    def _stop(self, batch: Batch, terms: dict[str, Tensor]) -> None:
         saved = self.output / f"non_finite_batch_{self.global_rank}.safetensors"
-        names = {"task": json.dumps(batch.task), "name": json.dumps(batch.name)}
+        names = {"task": json.dumps(batch.tasks), "name": json.dumps(batch.names)}
         pictures = {"degraded": batch.degraded.cpu().contiguous(), "clean": batch.clean.cpu().contiguous()}
         write_atomically(saved, safetensors.torch.save(pictures, names))
         culprits = [f"{name}={term.item()}" for name, term in terms.items() if not torch.isfinite(term)]
         raise ValueError(
-            f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.name)}. The "
-            f"batch is in {saved}; if its pictures are fine, lower the learning rate or the clipping"
+            f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.names)}. "
+            f"The batch is in {saved}; if its pictures are fine, lower the learning rate or the clipping"
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -136,17 +136,17 @@ class RestorationModule(LightningModule):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
-    def validation_step(self, batch: Sample, batch_index: int) -> StepOutput:
+    def validation_step(self, batch: Batch, batch_index: int) -> StepOutput:
         restoration = self.restore(batch.degraded)
         restored = restoration.image.float().clamp(0, 1)
-        for index, (task, name) in enumerate(zip(batch.task, batch.name, strict=True)):
+        for index, (task, name) in enumerate(zip(batch.tasks, batch.names, strict=True)):
             image, clean = restored[index : index + 1], batch.clean[index : index + 1]
-            values = {
+            of_image = {
                 "psnr": peak_signal_noise_ratio(image, clean, data_range=1.0),
                 "ssim": structural_similarity_index_measure(image, clean, data_range=1.0),
             }
             for group in {task, name.partition("/")[0]}:
-                for score, value in values.items():
+                for score, value in of_image.items():
                     self.scores[f"{score}/{group}"](value)
         return {"loss": None, "restoration": restoration}
 

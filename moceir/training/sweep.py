@@ -121,11 +121,11 @@ def plot(trials: Sequence[Trial], path: Path) -> None:
         for trial in trials:
             if not math.isnan(trial.psnr):
                 scores.setdefault(trial.settings[key], []).append(trial.psnr)
-        values = sorted(scores, key=_sort_key)
-        for number, value in enumerate(values):
+        tried = sorted(scores, key=_sort_key)
+        for number, value in enumerate(tried):
             axes.plot([number] * len(scores[value]), scores[value], "o", color="tab:blue", alpha=0.6)
-        axes.plot([fmean(scores[value]) for value in values], "-", color="tab:orange", linewidth=1)
-        axes.set_xticks(range(len(values)), values)
+        axes.plot([fmean(scores[value]) for value in tried], "-", color="tab:orange", linewidth=1)
+        axes.set_xticks(range(len(tried)), tried)
         axes.set_xlabel(key)
         axes.grid(axis="y", linewidth=0.3)
     all_axes[0][0].set_ylabel("best validation PSNR, dB")

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
-from moceir.data.datasets import Sample
+from moceir.data.datasets import Batch
 from moceir.pictures.arrays import write_image
 
 # The miniature datasets are too small for what the real ones hold out.
@@ -35,22 +35,25 @@ def make(root: Path, *overrides: str, data: str = "all", crop: int = 64) -> Rest
     return module
 
 
-def epoch(module: RestorationDataModule, number: int) -> Iterator[Sample]:
+def epoch(module: RestorationDataModule, number: int) -> Iterator[Batch]:
     loader = module.train_dataloader()
     loader.sampler.set_epoch(number)
     return iter(loader)
 
 
-def equal(one: list[Sample], two: list[Sample]) -> bool:
+def equal(one: list[Batch], two: list[Batch]) -> bool:
     assert len(one) == len(two) > 0
     return all(
-        a.task == b.task and a.name == b.name and torch.equal(a.degraded, b.degraded) and torch.equal(a.clean, b.clean)
+        a.tasks == b.tasks
+        and a.names == b.names
+        and torch.equal(a.degraded, b.degraded)
+        and torch.equal(a.clean, b.clean)
         for a, b in zip(one, two, strict=True)
     )
 
 
 def test_real_degradations_do_not_depend_on_workers(tree: Path) -> None:
-    def batches(workers: int) -> list[Sample]:
+    def batches(workers: int) -> list[Batch]:
         module = make(
             tree, "degradation=real", "data.detail=0.5", "data.grey=0.2", f"data.num_workers={workers}",
             "data.sets.drawings.count=12", "data.sets.drawings.side=80", "data.sets.BSD400.validation=1",
@@ -73,7 +76,7 @@ def test_everything_is_merged_with_its_repeats(tree: Path, caplog: pytest.LogCap
         "REDS_blur_jpeg": 4,
     }  # fmt: skip
     assert len(module.train_set) == sum(sizes.values())
-    tasks = [task for batch in epoch(module, 0) for task in batch.task]
+    tasks = [task for batch in epoch(module, 0) for task in batch.tasks]
     assert set(tasks) == {"gaussian", "poisson", "real_noise", "blur", "blur_jpeg"}
     assert module.validation_tasks[-3:] == ["real_noise", "blur", "blur_jpeg"]
     row = next(line for line in caplog.text.splitlines() if "NIND" in line)

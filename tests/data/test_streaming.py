@@ -25,7 +25,7 @@ from moceir import extras
 from moceir.cli.main import app
 from moceir.cli.options import load_sources
 from moceir.data import shards, streaming
-from moceir.data.datasets import Sample
+from moceir.data.datasets import Batch
 from moceir.data.degradations import GaussianNoise
 from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture
@@ -70,14 +70,14 @@ def module(root: object, *overrides: str) -> StreamingDataModule:
     return made
 
 
-def epoch(data: StreamingDataModule, number: int = 0, start: int = 0) -> list[Sample]:
+def epoch(data: StreamingDataModule, number: int = 0, start: int = 0) -> list[Batch]:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(number)
     loader.start = start
     return list(loader)
 
 
-def contents(batches: list[Sample]) -> Counter:
+def contents(batches: list[Batch]) -> Counter:
     """Every sample, by everything that is in it."""
     return Counter(
         (name, task, degraded.numpy().tobytes(), clean.numpy().tobytes())
@@ -119,7 +119,7 @@ def test_squares_are_stored_without_loss(tree: Path, tmp_path: Path) -> None:
 
 def test_every_sample_comes_as_often_as_it_repeats(streamed: Path) -> None:
     batches = epoch(module(streamed))
-    names = Counter(name for batch in batches for name in batch.name)
+    names = Counter(name for batch in batches for name in batch.names)
     assert sum(names.values()) == 3 * 4 + 2 * 3
     assert {name.partition("/")[0]: count for name, count in names.items()} == {"BSD400": 4, "PolyU": 3}
     assert max(contents(batches).values()) == 1, "no repeat is the same crop"
@@ -169,7 +169,7 @@ def test_a_restarted_epoch_goes_on_where_it_was(streamed: Path, workers: int) ->
         rest = epoch(data, 1, start)
         assert len(rest) == len(whole) - start
         for ours, expected in zip(rest, whole[start:], strict=True):
-            assert ours.name == expected.name
+            assert ours.names == expected.names
             assert torch.equal(ours.degraded, expected.degraded)
     data = module(streamed, f"data.num_workers={workers}")
     data.load_state_dict({"batches": 4})
@@ -314,8 +314,8 @@ def test_a_damaged_sample_ends_the_run_or_is_named_and_left_out(
     assert len(batches) == 9, "as many as without damage"
     assert re.search(named, caplog.text)
     assert "left out (data.skip_broken=true)" in caplog.text
-    names = Counter(name for batch in batches for name in batch.name)
-    whole = Counter(name for batch in epoch(module(streamed)) for name in batch.name)
+    names = Counter(name for batch in batches for name in batch.names)
+    whole = Counter(name for batch in epoch(module(streamed)) for name in batch.names)
     assert len(whole - names) == (1 if what != "header" else 2), "everything else comes"
 
     status = CliRunner().invoke(app, ["prepare", "check", str(tmp_path), "--data", "denoise", *PACK])
@@ -329,7 +329,7 @@ def test_a_run_that_leaves_out_is_resumed_as_it_was(streamed: Path, tmp_path: Pa
     for start in (1, 4, 8):
         rest = epoch(module(tmp_path, "+data.skip_broken=true"), 0, start)
         for ours, expected in zip(rest, whole[start:], strict=True):
-            assert ours.name == expected.name
+            assert ours.names == expected.names
             assert torch.equal(ours.degraded, expected.degraded)
 
 

@@ -1,0 +1,220 @@
+"""``make commands``: run every command that the README and the pages in ``docs/`` show, on small data.
+
+It works in a scratch folder. Placeholders such as FOLDER become small folders that are made here, and ``moceir serve``
+listens on a free port. What takes hours, needs a cluster or installs packages is not run as shown; for each of these
+``INSTEAD`` has a smaller form or the reason. Each command is listed with what was executed; the status is 1 when one
+failed. With an argument, a regular expression, only the commands that it matches are run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+from native_tree import make_native_tree
+from shown import ROOT, Shown, blocks
+
+from moceir.data.samples import sample_photograph
+from moceir.pictures.arrays import read_image, write_image
+
+QUICK = (
+    "debug=quick data.crop=32 network.num_blocks=[1,1] network.num_decoder_blocks=[1] network.num_heads=[1,2] "
+    "network.num_refinement_blocks=1 trainer.log_every_n_steps=1 ~callbacks.progress loss.weights.perceptual=0"
+)
+"""What makes a run one of seconds."""
+INSTEAD = (
+    (r"^make test$", None, "it is the suite that this belongs to"),
+    (r"^make demo$", "moceir demo -o demo", ""),
+    (r"^pip install", None, "installs; the suite compares extras with pyproject.toml"),
+    (r"^(torchrun|srun) ", None, "needs two machines; the suite composes its settings, and trains with two processes"),
+    (r"^python examples/ray_restore", None, "needs Ray"),
+    (
+        r"^moceir publish hub",
+        "moceir evaluate photographs --sigma 15 --json scores.json && moceir publish hub -o hub --scores scores.json",
+        "",
+    ),
+    (r"^moceir worth", "moceir worth photographs --weights moce_ir_30g --side 32", ""),
+    (r"^wandb sweep", None, "needs an account"),
+    (r"^tensorboard", None, "does not end"),
+    (r"moceir\.cli\.train hydra\.searchpath", None, "tests/test_extending.py runs it"),
+    (r"--cfg job", "python -m moceir.cli.train --cfg job", ""),
+    (r"https://HOST/SHARDS", "moceir train data=streaming data.root=SHARDS data.num_workers=1", ""),
+)
+"""Pattern of a command -> what to run instead, None for nothing, and why."""
+
+
+EXPECTED = ((r"^moceir prepare check", 1, "names what the miniatures lack, and ends with status 1, as it should"),)
+"""Pattern of a command -> another status than 0 that is right here, and why."""
+
+
+def prepare(folder: Path) -> dict[str, str]:
+    """Files that the commands name, and placeholder -> folder."""
+    photograph = cv2.resize(read_image(sample_photograph("astronaut.png")), (96, 80), interpolation=cv2.INTER_AREA)
+    noisy = (
+        (photograph + np.random.default_rng(0).normal(0, 15, photograph.shape)).clip(0, 255).round().astype(np.uint8)
+    )
+    for name in (
+        "noisy.jpg",
+        "noisy.png",
+        "noisy.tif",
+        "photo.tif",
+        "holiday/a.jpg",
+        "holiday/b/c.png",
+        "scans/1/d.tif",
+    ):
+        write_image(folder / name, noisy)
+    cv2.imwrite(str(folder / "noisy.ppm"), noisy[..., ::-1])
+    video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 80))
+    for _ in range(3):
+        video.write(noisy[..., ::-1])
+    video.release()
+    shutil.copy(ROOT / "moceir" / "weights" / "moce_ir_30g.safetensors", folder / "network.safetensors")
+    make_native_tree(folder / "tree")
+    for path in (folder / "tree").rglob("*.*"):
+        if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the crop
+            write_image(path, small.repeat(2, axis=0).repeat(2, axis=1))
+    for number in range(10):  # eight are held out
+        write_image(folder / "tree" / "BSD400" / f"more_{number}.png", photograph.repeat(2, axis=0).repeat(2, axis=1))
+    for number in range(10):
+        write_image(folder / "pairs" / "clean" / f"{number}.png", photograph)
+        write_image(folder / "pairs" / "degraded" / f"{number}.png", noisy)
+        write_image(folder / "photographs" / f"{number}.png", photograph)
+    for name in ("examples", "conf"):
+        (folder / name).symlink_to(ROOT / name)
+    tree = str(folder / "tree")
+    (folder / "list.txt").write_text("".join(f"{path}\n" for path in (folder / "photographs").iterdir()))
+    return {"ROOT": tree, "FOLDER": tree, "TILED": "tiled", "PACKED": "packed", "SHARDS": str(folder / "shards")}
+
+
+def command(shown: Shown, places: dict[str, str]) -> tuple[str | None, str]:
+    """What to run for a command that is shown, or why nothing."""
+    line = shown.line
+    for pattern, other, reason in INSTEAD:
+        if re.search(pattern, line):
+            line = other or ""
+            if not line:
+                return None, reason
+    overrides = shown.overrides if line == shown.line else None
+    if overrides is not None:
+        many = ["-m"] if "-m" in overrides else []
+        line = shlex.join(["moceir", "train", *many, *(word for word in overrides if word != "-m")])
+    if line.startswith("moceir train") and "--cfg" not in line:
+        pairs = "experiment=tune" in line
+        if pairs or "data=photographs" in line or line.startswith("moceir evaluate"):
+            line = line.replace("FOLDER", "pairs" if pairs else "photographs")
+        quick = QUICK.replace("debug=quick", "trainer=cpu trainer.max_epochs=1 data.batch_size=4") if pairs else QUICK
+        if pairs:  # of the network whose weights it starts from
+            quick = " ".join(word for word in quick.split() if not word.startswith("network."))
+        name = re.search(r"stage=(stage\d)", line)
+        line += f" {quick} paths.runs=runs" + (f" name={name[1]}" if name else "")
+        if "stage=stage2" in line or "stage=stage3" in line:
+            line += " init_from=$(ls -d runs/stage1/*/network.safetensors | tail -1)"
+        if " -m " in line:
+            line += " name=stage1"
+    if line.startswith("moceir evaluate FOLDER --data pairs"):
+        line = line.replace("FOLDER", "pairs")
+    elif line.startswith("moceir evaluate FOLDER"):
+        line = line.replace("FOLDER", "photographs")
+    line = line.replace("/photos", "photographs").replace("/restored", "restored")
+    line = re.sub(r"(runs/\w+)/TIME", r"$(ls -d \1/* | tail -1)", line)
+    for word, place in places.items():
+        line = re.sub(rf"\b{word}\b", place, line)
+    return line, ""
+
+
+def serve(line: str, environment: dict[str, str], folder: Path) -> tuple[int, int]:
+    """Start the server on a free port, ask it, and end it: its exit status, and the port."""
+    words = [word for word in re.sub(r"--(host|port) \S+", "", line).split() if word]
+    log = folder / "serve.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen([*words, "--port", "0"], env=environment, cwd=folder, stderr=file)
+    try:
+        while not (found := re.search(r"open (http://\S+) in", log.read_text())):
+            if server.poll() is not None:
+                return server.returncode, 0
+            time.sleep(0.1)
+        wait = time.monotonic() + 120
+        while time.monotonic() < wait:
+            try:
+                httpx.get(f"{found[1]}/healthz", trust_env=False).raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        for asked in (one for one in blocks() if one.line.startswith("curl ")):
+            line = asked.line.replace("http://127.0.0.1:8000", found[1]).replace(
+                "curl ", "curl --fail --noproxy '*' -sS "
+            )
+            if code := subprocess.run(line, shell=True, cwd=folder, env=environment).returncode:
+                return code, 0
+    finally:
+        server.send_signal(signal.SIGTERM)
+    return server.wait(), 1
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="moceir-commands-"))
+    places = prepare(folder)
+    bin = folder / "bin"
+    bin.mkdir()
+    (bin / "moceir").write_text(f'#!/bin/sh\nexec {sys.executable} -m moceir "$@"\n')
+    (bin / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for file in bin.iterdir():
+        file.chmod(0o755)
+    path = f"{bin}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    environment = {**os.environ, **quiet, "PATH": path, "PYTHONPATH": str(ROOT)}
+    done: dict[str, tuple[int | None, str]] = {}
+    wanted = re.compile(sys.argv[1] if len(sys.argv) > 1 else "")
+    for shown in blocks():
+        if shown.line in done or not wanted.search(shown.line) or shown.line.startswith("curl "):
+            continue
+        line, reason = command(shown, places)
+        begun = time.monotonic()
+        if line is None:
+            done[shown.line] = None, reason
+        elif line.startswith("moceir serve"):
+            code, _ = serve(line, environment, folder)
+            done[shown.line] = code, "on a free port, with every curl that is shown"
+        else:
+            run = subprocess.run(
+                ["bash", "-c", line],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
+            code, note = run.returncode, "" if line == shown.line else f"as {line}"
+            for pattern, right, why in EXPECTED:
+                if re.search(pattern, line) and code == right:
+                    code, note = 0, f"{note}; {why}"
+            done[shown.line] = code, note
+            if code:
+                print(run.stdout[-1500:], run.stderr[-3000:], sep="\n")
+        code, note = done[shown.line]
+        status = "not run" if code is None else "ok" if code == 0 else f"FAILED, status {code}"
+        seconds = time.monotonic() - begun
+        print(
+            f"{status:8s} {seconds:5.1f} s  {shown.page}: {shown.line}" + (f"\n    {note}" if note else ""), flush=True
+        )
+    failed = [line for line, (code, _) in done.items() if code]
+    executed = sum(code is not None for code, _ in done.values())
+    print(json.dumps({"shown": len(done), "executed": executed, "failed": failed}))
+    shutil.rmtree(folder)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

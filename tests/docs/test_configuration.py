@@ -1,0 +1,37 @@
+"""The reference of the configuration, which docs/site makes from conf/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from shown import ROOT
+
+pytest.importorskip("mkdocs", reason="needs the extra docs")
+pytest.importorskip("griffe", reason="needs the extra docs")
+
+
+@pytest.fixture
+def configuration(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "site")
+    import configuration
+
+    return configuration
+
+
+def test_every_key_has_a_meaning_and_every_file_a_description(configuration: Any) -> None:
+    for path in sorted(configuration.CONF.rglob("*.yaml")):
+        said, keys = configuration.read(path)
+        assert said, path
+        without = [key.name for key in keys if not (key.meaning or configuration.meanings().get(key.name))]
+        assert not without, f"{path}: put a comment beside {without}"
+
+
+def test_values_and_meanings_are_those_of_the_files(configuration: Any) -> None:
+    reference = configuration.reference()
+    for row in (
+        "| `optimizer.weight_decay` | `0.01` | share of each weight that goes at each step, times the learning rate |",
+        "| `data.crop` | `128` | side of the square crops in pixels. |",
+        "| `network.num_experts` | `4` | n, 2 to 6. |",
+    ):
+        assert row in reference
