@@ -3,18 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from moceir.networks.blocks import DecoderBlock, EncoderBlock
+from moceir.networks.config import NetworkConfig
 from moceir.networks.layers import Convolution, Downsample, Upsample
 from moceir.networks.routing import FrequencyEmbedding
 from moceir.networks.unet import Part, UNet
 
 EXPERT_KINDS = ("spectral", "window")
 GATINGS = ("published", "straight_through")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCEIRConfig(NetworkConfig):
+    """The arguments of :class:`MoCEIR`, which says what each one means."""
+
+    dim: int = 8
+    num_blocks: Sequence[int] = (2, 2, 4, 4)
+    num_decoder_blocks: Sequence[int] = (1, 2, 4)
+    num_heads: Sequence[int] = (1, 2, 4, 8)
+    num_refinement_blocks: int = 2
+    num_experts: int = 4
+    topk: int = 1
+    expert_kind: str = "spectral"
+    window_sizes: Sequence[int] | None = None
+    gating: str = "published"
+    freeze_high_pass: bool = False
+
+    @property
+    def windows(self) -> Sequence[int]:
+        """The window sizes, or their defaults."""
+        if self.window_sizes is not None:
+            return self.window_sizes
+        return [4 << i if self.expert_kind == "spectral" else 2 * (i + 1) for i in range(self.num_experts)]
+
+    def plain(self) -> dict[str, Any]:
+        """With the window sizes that were taken."""
+        return {**super().plain(), "window_sizes": list(self.windows)}
+
+    def check(self) -> None:
+        """Raise ValueError when an argument is out of range."""
+        levels = len(self.num_blocks)
+        if levels < 2:
+            raise ValueError(f"num_blocks needs at least two levels, got {list(self.num_blocks)}")
+        for name, length in {"num_decoder_blocks": levels - 1, "num_heads": levels}.items():
+            numbers = list(getattr(self, name))
+            if len(numbers) != length:
+                raise ValueError(f"{name} needs {length} numbers for {levels} levels of num_blocks, got {numbers}")
+        if self.dim < 2 or self.dim % 2:
+            raise ValueError(f"dim must be even and at least 2, got {self.dim}")
+        for level, heads in enumerate(self.num_heads):
+            if heads < 1 or (self.dim << level) % heads:
+                raise ValueError(
+                    f"num_heads[{level}] must divide the level's {self.dim << level} channels, got {heads}"
+                )
+        if min(*self.num_blocks, *self.num_decoder_blocks, self.num_refinement_blocks) < 0:
+            raise ValueError("num_blocks, num_decoder_blocks and num_refinement_blocks must not be negative")
+        if not sum(self.num_decoder_blocks):
+            raise ValueError("num_decoder_blocks needs at least one block: there are the experts")
+        if not 2 <= self.num_experts <= 6:
+            raise ValueError(f"num_experts must be 2 to 6, got {self.num_experts}")
+        if not 1 <= self.topk <= self.num_experts:
+            raise ValueError(f"topk must be 1 to num_experts = {self.num_experts}, got {self.topk}")
+        for name, accepted in {"expert_kind": EXPERT_KINDS, "gating": GATINGS}.items():
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        if len(self.windows) != self.num_experts or min(self.windows) < 1:
+            raise ValueError(
+                f"window_sizes needs a positive size for each of {self.num_experts} experts, got {list(self.windows)}"
+            )
 
 
 class Fuse(Convolution):
@@ -57,40 +119,11 @@ class MoCEIR(UNet):
         ValueError: when an argument is out of range; the message names it.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int = 8,
-        num_blocks: Sequence[int] = (2, 2, 4, 4),
-        num_decoder_blocks: Sequence[int] = (1, 2, 4),
-        num_heads: Sequence[int] = (1, 2, 4, 8),
-        num_refinement_blocks: int = 2,
-        num_experts: int = 4,
-        topk: int = 1,
-        expert_kind: str = "spectral",
-        window_sizes: Sequence[int] | None = None,
-        gating: str = "published",
-        freeze_high_pass: bool = False,
-        mac_budget: float | None = None,
-    ) -> None:
+    def __init__(self, *, mac_budget: float | None = None, **arguments: Any) -> None:
         super().__init__()
-        if window_sizes is None:
-            spectral = expert_kind == "spectral"
-            window_sizes = [4 << i if spectral else 2 * (i + 1) for i in range(num_experts)]
-        self._config: dict[str, Any] = {
-            "dim": dim,
-            "num_blocks": list(num_blocks),
-            "num_decoder_blocks": list(num_decoder_blocks),
-            "num_heads": list(num_heads),
-            "num_refinement_blocks": num_refinement_blocks,
-            "num_experts": num_experts,
-            "topk": topk,
-            "expert_kind": expert_kind,
-            "window_sizes": list(window_sizes),
-            "gating": gating,
-            "freeze_high_pass": freeze_high_pass,
-        }
-        _check(self._config)
+        self.settings = settings = MoCEIRConfig(**arguments)
+        dim, num_heads, num_experts = settings.dim, settings.num_heads, settings.num_experts
+        num_blocks, num_decoder_blocks = settings.num_blocks, settings.num_decoder_blocks
         levels = len(num_blocks)
         dims = [dim << level for level in range(levels)]
         decoder_levels = list(reversed(range(levels - 1)))
@@ -103,68 +136,30 @@ class MoCEIR(UNet):
                 dim=dims[level],
                 num_heads=num_heads[level],
                 frequency_dim=dims[-1],
-                windows=window_sizes,
-                topk=topk,
-                expert_kind=expert_kind,
-                gating=gating,
+                windows=settings.windows,
+                topk=settings.topk,
+                expert_kind=settings.expert_kind,
+                gating=settings.gating,
             )
 
         self.embed = Convolution(3, dim, kernel_size=3, padding=1, bias=False)
         self.encoder = nn.ModuleList(encoder_blocks(level, num_blocks[level]) for level in range(levels - 1))
         self.down = nn.ModuleList(Downsample(dim=dims[level]) for level in range(levels - 1))
         self.latent = encoder_blocks(levels - 1, num_blocks[-1])
-        self.frequency = FrequencyEmbedding(dim=dims[-1], freeze_high_pass=freeze_high_pass)
+        self.frequency = FrequencyEmbedding(dim=dims[-1], freeze_high_pass=settings.freeze_high_pass)
         self.up = nn.ModuleList(Upsample(dim=dims[level + 1]) for level in decoder_levels)
         self.fuse = nn.ModuleList(Fuse(dim=dims[level]) for level in decoder_levels)
         self.decoder = nn.ModuleList(
             nn.ModuleList(decoder_block(level) for _ in range(num_decoder_blocks[level])) for level in decoder_levels
         )
-        self.refinement = encoder_blocks(0, num_refinement_blocks)
+        self.refinement = encoder_blocks(0, settings.num_refinement_blocks)
         self.output = Convolution(dim, 3, kernel_size=3, padding=1, bias=False)
         nn.init.zeros_(self.output.weight)
         self.num_experts = num_experts
-        self.topk = topk
+        self.topk = settings.topk
         self.num_layers = sum(num_decoder_blocks)
         self.mac_budget = mac_budget
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this network, as plain values that JSON and YAML can hold."""
-        return {**self._config, "mac_budget": self.mac_budget}
 
     def watchers(self) -> Iterable[Part]:
         """The frequency embedding of the latent map."""
         return [Part("frequency", "block", len(self.down), self.frequency)]
-
-
-def _check(config: dict[str, Any]) -> None:
-    """Raise ValueError for an impossible configuration, naming the argument."""
-    levels = len(config["num_blocks"])
-    if levels < 2:
-        raise ValueError(f"num_blocks needs at least two levels, got {config['num_blocks']}")
-    for name, length in {"num_decoder_blocks": levels - 1, "num_heads": levels}.items():
-        if len(config[name]) != length:
-            raise ValueError(f"{name} needs {length} numbers for {levels} levels of num_blocks, got {config[name]}")
-    if config["dim"] < 2 or config["dim"] % 2:
-        raise ValueError(f"dim must be even and at least 2, got {config['dim']}")
-    for level, heads in enumerate(config["num_heads"]):
-        if heads < 1 or (config["dim"] << level) % heads:
-            raise ValueError(
-                f"num_heads[{level}] must divide the level's {config['dim'] << level} channels, got {heads}"
-            )
-    if min(config["num_blocks"] + config["num_decoder_blocks"] + [config["num_refinement_blocks"]]) < 0:
-        raise ValueError("num_blocks, num_decoder_blocks and num_refinement_blocks must not be negative")
-    if not sum(config["num_decoder_blocks"]):
-        raise ValueError("num_decoder_blocks needs at least one block: there are the experts")
-    if not 2 <= config["num_experts"] <= 6:
-        raise ValueError(f"num_experts must be 2 to 6, got {config['num_experts']}")
-    if not 1 <= config["topk"] <= config["num_experts"]:
-        raise ValueError(f"topk must be 1 to num_experts = {config['num_experts']}, got {config['topk']}")
-    for name, accepted in {"expert_kind": EXPERT_KINDS, "gating": GATINGS}.items():
-        if config[name] not in accepted:
-            raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {config[name]!r}")
-    windows = config["window_sizes"]
-    if len(windows) != config["num_experts"] or min(windows) < 1:
-        raise ValueError(
-            f"window_sizes needs a positive size for each of {config['num_experts']} experts, got {windows}"
-        )

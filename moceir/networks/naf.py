@@ -7,12 +7,14 @@ activation, channel attention by one 1×1 on the mean over the picture, no softm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moceir.networks.config import NetworkConfig
 from moceir.networks.layers import (
     ChannelNorm,
     Convolution,
@@ -126,6 +128,25 @@ class Add(nn.Module):
         return x + skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class NAFNetConfig(NetworkConfig):
+    """The arguments of :class:`NAFNet`, which says what each one means."""
+
+    dim: int = 16
+    num_blocks: Sequence[int] = (1, 1, 2, 4, 2)
+    num_decoder_blocks: Sequence[int] = (1, 1, 2, 2)
+
+    def check(self) -> None:
+        """Raise ValueError when an argument is out of range."""
+        if len(self.num_blocks) < 2 or len(self.num_decoder_blocks) != len(self.num_blocks) - 1:
+            raise ValueError(
+                f"num_blocks={list(self.num_blocks)}, num_decoder_blocks={list(self.num_decoder_blocks)}: give two "
+                "levels or more, and a number of decoder blocks for each but the last"
+            )
+        if self.dim < 1 or min(*self.num_blocks, *self.num_decoder_blocks) < 0:
+            raise ValueError("dim must be positive, and num_blocks and num_decoder_blocks not negative")
+
+
 class NAFNet(UNet):
     """A U-Net of :class:`GatedBlock`; by default 2.14 M parameters and 29.24 GMACs at 1280×720.
 
@@ -142,27 +163,12 @@ class NAFNet(UNet):
         ValueError: when an argument is out of range; the message names it.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int = 16,
-        num_blocks: Sequence[int] = (1, 1, 2, 4, 2),
-        num_decoder_blocks: Sequence[int] = (1, 1, 2, 2),
-        mac_budget: float | None = None,
-    ) -> None:
+    Settings: type[NAFNetConfig] = NAFNetConfig
+
+    def __init__(self, *, mac_budget: float | None = None, **arguments: Any) -> None:
         super().__init__()
-        if len(num_blocks) < 2 or len(num_decoder_blocks) != len(num_blocks) - 1:
-            raise ValueError(
-                f"num_blocks={list(num_blocks)}, num_decoder_blocks={list(num_decoder_blocks)}: give two levels or "
-                "more, and a number of decoder blocks for each but the last"
-            )
-        if dim < 1 or min(*num_blocks, *num_decoder_blocks) < 0:
-            raise ValueError("dim must be positive, and num_blocks and num_decoder_blocks not negative")
-        self._config = {
-            "dim": dim,
-            "num_blocks": list(num_blocks),
-            "num_decoder_blocks": list(num_decoder_blocks),
-        }
+        self.settings = settings = self.Settings(**arguments)
+        dim, num_blocks, num_decoder_blocks = settings.dim, settings.num_blocks, settings.num_decoder_blocks
         levels = len(num_blocks)
         dims = [dim << level for level in range(levels)]
         decoder_levels = list(reversed(range(levels - 1)))
@@ -187,11 +193,6 @@ class NAFNet(UNet):
     def _latent(self, dim: int, count: int) -> nn.Sequential:
         """Blocks of the latent."""
         return self._decoding(dim, count)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments that rebuild this network, as plain values that JSON and YAML can hold."""
-        return {**self._config, "mac_budget": self.mac_budget}
 
 
 def _encoding(dim: int, count: int) -> nn.Sequential:

@@ -8,13 +8,14 @@ alternatives (sparse upcycling, Komatsuzaki et al., ICLR 2023, arXiv 2212.05055)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from moceir.networks.naf import GatedBlock, NAFNet
+from moceir.networks.naf import GatedBlock, NAFNet, NAFNetConfig
 from moceir.networks.routes import RouteCosts, Routing, Run, select_experts
 from moceir.networks.routing import importance_and_load
 from moceir.networks.strips import Block, Strip, Sums, pixels
@@ -105,6 +106,21 @@ class RoutedBlock(Block):
         return cast(Tensor, known[0].update(strip, known[1:]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class NAFMixtureConfig(NAFNetConfig):
+    """The arguments of :class:`NAFMixture`, which says what each one means."""
+
+    widths: Sequence[float] = (0.5, 1, 1, 1)
+
+    def check(self) -> None:
+        """Raise ValueError when an argument is out of range."""
+        super().check()
+        if not 2 <= len(self.widths) <= 6 or not all(0 < width <= 4 for width in self.widths):
+            raise ValueError(f"widths={list(self.widths)}: give 2 to 6 of them, each above 0 and not above 4")
+        if not self.num_blocks[-1] + sum(self.num_decoder_blocks):
+            raise ValueError("num_blocks and num_decoder_blocks: there is no block behind the encoder to have experts")
+
+
 class NAFMixture(NAFNet):
     """A :class:`~moceir.NAFNet` whose latent and decoder blocks are there once for each expert.
 
@@ -121,30 +137,18 @@ class NAFMixture(NAFNet):
 
     num_layers = 1
     topk = 1
+    Settings = NAFMixtureConfig
+    settings: NAFMixtureConfig
 
-    def __init__(
-        self,
-        *,
-        widths: Sequence[float] = (0.5, 1, 1, 1),
-        dim: int = 16,
-        num_blocks: Sequence[int] = (1, 1, 2, 4, 2),
-        num_decoder_blocks: Sequence[int] = (1, 1, 2, 2),
-        mac_budget: float | None = None,
-    ) -> None:
-        if not 2 <= len(widths) <= 6 or not all(0 < width <= 4 for width in widths):
-            raise ValueError(f"widths={list(widths)}: give 2 to 6 of them, each above 0 and not above 4")
-        if not num_blocks[-1] + sum(num_decoder_blocks):
-            raise ValueError("num_blocks and num_decoder_blocks: there is no block behind the encoder to have experts")
-        self.widths = tuple(float(width) for width in widths)  # the constructor below asks for blocks
-        self.num_experts = len(widths)
-        super().__init__(dim=dim, num_blocks=num_blocks, num_decoder_blocks=num_decoder_blocks, mac_budget=mac_budget)
-        self._config["widths"] = list(self.widths)
+    def __init__(self, *, mac_budget: float | None = None, **arguments: Any) -> None:
+        super().__init__(mac_budget=mac_budget, **arguments)
+        self.num_experts = len(self.settings.widths)
 
     def _decoding(self, dim: int, count: int) -> nn.Sequential:
-        return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.widths) for _ in range(count)))
+        return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.settings.widths) for _ in range(count)))
 
     def _latent(self, dim: int, count: int) -> nn.Sequential:
-        complexity = [width / max(self.widths) for width in self.widths]
+        complexity = [width / max(self.settings.widths) for width in self.settings.widths]
         return nn.Sequential(PictureRouter(dim=dim, complexity=complexity), *self._decoding(dim, count))
 
     @cached_property
@@ -160,7 +164,7 @@ class NAFMixture(NAFNet):
             super().start_from(trained)
             return
         theirs = dict(trained.named_modules())
-        if {**trained.config, "widths": list(self.widths), "mac_budget": None} != {**self.config, "mac_budget": None}:
+        if {**trained.settings.plain(), "widths": list(self.settings.widths)} != self.settings.plain():
             raise ValueError(f"its network, {trained.config}, has other blocks than this one, {self.config}")
         for name, module in self.named_modules():
             if isinstance(module, RoutedBlock):

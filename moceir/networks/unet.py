@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moceir.networks.config import NetworkConfig
 from moceir.networks.costs import padded_size, route_costs
 from moceir.networks.interface import Restoration, check_pictures
 from moceir.networks.layers import channels_last
@@ -41,9 +42,11 @@ class UNet(nn.Module):
     takes two maps without halo.
 
     Attributes:
+        settings: what the network is built from; a subclass without has a ``config`` of its own.
         num_layers, num_experts, topk: of routed layers; 0 without.
     """
 
+    settings: NetworkConfig
     embed: nn.Module
     encoder: nn.ModuleList
     down: nn.ModuleList
@@ -61,7 +64,7 @@ class UNet(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that rebuild this network, as plain values that JSON and YAML can hold."""
-        raise NotImplementedError(f"{type(self).__name__} has no config")
+        return {**self.settings.plain(), "mac_budget": self.mac_budget}
 
     def parts(self) -> Iterator[Part]:
         """Every part, in the order they run. Nothing else knows the topology."""
