@@ -38,7 +38,7 @@ Override = Annotated[
 
 
 def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
-    """The datasets that a file in ``conf/data`` names.
+    """Load the datasets that a file in ``conf/data`` names.
 
     Raises:
         ValueError: when there is no such file, or an override does not fit.
@@ -47,7 +47,7 @@ def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
 
 
 def resolve_device(device: str) -> str:
-    """The device that ``--device`` names; ``auto`` is a CUDA device where there is one."""
+    """Resolve ``--device``; ``auto`` is a CUDA device if there is one, else the CPU."""
     if device != "auto":
         return device
     import torch

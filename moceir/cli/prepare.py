@@ -35,7 +35,7 @@ CORES = os.cpu_count() or 1
 
 
 class Format(StrEnum):
-    """Of packed data."""
+    """The file formats of packed data."""
 
     safetensors = "safetensors"
     webdataset = "webdataset"
@@ -88,7 +88,7 @@ def check(
             continue
         faults = find_faults(listing.pairs, crop=crop, decode=True, workers=workers, description=name)
         found = len(listing.pairs)
-        whole = found >= (source.expected or 1)  # more where the user cut them into squares
+        whole = found >= (source.expected or 1)  # there are more if the user cut them into squares
         found_here = [f"{file}: its partner is missing" for file in listing.unpaired]
         found_here += [*faults.unreadable, *faults.wrong_size]
         found_here += [] if whole else [f"{name}: {found:,} pictures in {folder}; {expected} make it whole"]
@@ -117,7 +117,7 @@ def tile(
 ) -> None:
     """Cut pictures into squares, as PNG files in the dataset's own layout.
 
-    A killed command is completed by the same command. Afterwards data.root=OUTPUT trains from the squares.
+    To complete a killed run, repeat the command. Afterwards data.root=OUTPUT trains from the squares.
     """
     sources = _tiled(load_sources(data, override), size, stride)
     _keep_apart(root, output)
@@ -152,10 +152,10 @@ def pack(
     allow_missing: AllowMissing = False,
     workers: Workers = CORES,
 ) -> None:
-    """Put many pictures into few files.
+    """Pack many pictures into few files.
 
-    A killed command is completed by the same command. Afterwards data.root=OUTPUT trains from them; from webdataset's
-    with data=streaming.
+    To complete a killed run, repeat the command. Afterwards data.root=OUTPUT trains from the packed files; for
+    webdataset, add data=streaming.
     """
     sources = _tiled(load_sources(data, override), size, stride)
     _keep_apart(root, output)

@@ -83,7 +83,7 @@ def restore(
     shard = None if shards is None else Shard.parse(shards)
     if in_place and skip_existing:
         raise ValueError("--in-place and --skip-existing: every target exists, so nothing would be restored")
-    # What is wrong with a file is told with its name.
+    # Silence the libraries: our own messages name the file.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="PIL")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -172,7 +172,7 @@ def _run(
     *,
     as_json: bool,
 ) -> list[ImageError]:
-    """Restore, show how far it is, and return what failed; ends the command when it is interrupted."""
+    """Restore, show progress, and return the failures; on an interrupt, end the command."""
     sizes = {job: _size(job.source) for job in jobs}
     columns = (
         TextColumn("{task.description}"),
@@ -227,7 +227,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """A request to end is as good as Ctrl-C."""
+    """Treat SIGTERM like Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -248,7 +248,7 @@ def _pipe(
     quality: int | None,
     max_pixels: int | None,
 ) -> None:
-    """Restore one picture from standard input, to standard output, or both."""
+    """Restore one picture from standard input, or to standard output, or both."""
     data = sys.stdin.buffer.read() if source == _STDIO else read_bytes(Path(source))
     if output in (None, Path(_STDIO)):
         kind = format_of(data)
@@ -269,7 +269,7 @@ def _pipe(
 
 
 def _tell_left_out(planned: Plan, console: Console) -> None:
-    """Count the files that are no pictures, or of kinds that cannot be read here, and name some."""
+    """Count the files that are not pictures or cannot be read here, and name some."""
     kinds: dict[str, list[Path]] = {}
     for path in planned.left_out:
         kind = "link to a folder" if path.is_dir() else path.suffix.lower() or "without a suffix"

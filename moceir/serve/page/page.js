@@ -1,4 +1,4 @@
-// The page: a picture, what is done to it, and what came of it. Nothing is kept on the server between requests.
+// The page: it takes a picture, sends it to be restored, and shows the result. The server keeps nothing between requests.
 
 import { Compare } from "./compare.js";
 import { describe, drawRoute, gmacs } from "./route.js";
@@ -55,7 +55,7 @@ async function start() {
     part("expert").append(new Option(`expert ${expert} in every layer`, String(expert)));
   }
   part("expert").disabled = !count;
-  // A step beyond the dearest route stands for no limit.
+  // One step beyond the most expensive route means no limit.
   const dearest = experts.reduce((sum, layer) => sum + Math.max(...layer), settings.base_gmacs);
   const budget = part("budget");
   budget.min = String(Math.ceil(settings.cheapest_gmacs * 10) / 10);
@@ -130,7 +130,7 @@ const wishes = () => {
 
 const budget = () => (Number(part("budget").value) >= Number(part("budget").max) ? 0 : Number(part("budget").value));
 
-// What the browser can show by itself need not go to the server and back.
+// The server need not convert a picture that the browser can show.
 const shown = (type) => ["image/jpeg", "image/png", "image/webp", "image/avif"].includes(type);
 
 async function showBefore() {
@@ -251,7 +251,7 @@ function tellResult() {
   tell(`Restored in ${report.seconds.toFixed(1)} seconds. ${gmacs(report.gmacs)}.`);
 }
 
-// ---- talking to the server -------------------------------------------------------------------------------------------
+// ---- requests to the server ------------------------------------------------------------------------------------------
 
 async function ask(path, query, body, what) {
   stop();
@@ -337,7 +337,7 @@ function tellValues() {
   }
 }
 
-// ---- what people do --------------------------------------------------------------------------------------------------
+// ---- events ----------------------------------------------------------------------------------------------------------
 
 part("controls").addEventListener("submit", (event) => { event.preventDefault(); restore(); });
 part("controls").addEventListener("input", tellValues);
@@ -353,7 +353,7 @@ part("another").addEventListener("click", () => {
   part("samples").querySelector("button")?.focus();
 });
 
-// Once a picture has been restored, what is changed is seen at once.
+// After the first restoration, apply every change at once.
 let resting = 0;
 let again = false;
 function follow(worse) {
