@@ -173,7 +173,7 @@ def _one_line(error: Exception) -> str:
 
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
-    """Train; on bad input, log one line that names it and exit with 2; on a signal n, log one line and exit with 128+n."""
+    """Train; on bad input, log a line that names it and exit with 2; on signal n, log a line and exit with 128 + n."""
     keep_freed_memory()
     StopSignals().install()
     try:

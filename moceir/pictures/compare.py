@@ -1,4 +1,4 @@
-"""Pictures beside each other, to be looked at."""
+"""Places pictures side by side for comparison."""
 
 from __future__ import annotations
 

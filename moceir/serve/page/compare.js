@@ -11,7 +11,7 @@ export class Compare {
     this.size = [1, 1];
     this.scale = 1;
     this.offset = [0, 0];
-    this.share = 0.5; // of the view that shows before
+    this.share = 0.5; // fraction of the view that shows the picture before
     this.fitted = true;
     this.both = false;
     this.pointers = new Map();

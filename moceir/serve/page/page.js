@@ -1,18 +1,18 @@
-// The page: it takes a picture, sends it to be restored, and shows the result. The server keeps nothing between requests.
+// The page: takes a picture, sends it to be restored, and shows the result. The server keeps nothing between requests.
 
 import { Compare } from "./compare.js";
 import { describe, drawRoute, gmacs } from "./route.js";
 
 const part = (id) => document.getElementById(id);
-const SAMPLE_NOISE = 25; // samples are clean, so that without it there is nothing to restore
-const PATIENCE = 300; // ms that a slider rests before the picture follows
+const SAMPLE_NOISE = 25; // samples are clean, so without noise there is nothing to restore
+const PATIENCE = 300; // ms that a slider must rest before the picture is updated
 
 const compare = new Compare(part);
 let settings = null;
 let source = null; // {blob, name}
-let before = null; // {url}: the picture, made worse as the sliders say
+let before = null; // {url}: the picture, degraded as the sliders say
 let result = null; // {url, shown, report, name}: the file, and a picture of it that browsers show
-let busy = null; // the AbortController of what is under way
+let busy = null; // the AbortController of the request in progress
 
 // ---- settings and samples ------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ async function showBefore() {
   const query = degradations();
   const plain = !["noise", "blur", "jpeg"].some((id) => query.has(id));
   let url = plain && shown(source.blob.type) ? URL.createObjectURL(source.blob) : null;
-  if (url && !(await canShow(url))) url = null; // whatever it is called; the server says what is wrong with it
+  if (url && !(await canShow(url))) url = null; // the server reports what is wrong with it
   if (!url) {
     const answer = await ask("degrade", query, source.blob, plain ? "Opening" : "Making it worse");
     url = URL.createObjectURL(await answer.blob());
@@ -269,7 +269,7 @@ async function ask(path, query, body, what) {
       const answer = await fetch(`${path}?${query}`, {
         method: "POST", body, signal: controller.signal, headers: { "Content-Type": "application/octet-stream" },
       });
-      if (answer.status === 429 && attempt < 20) { // others are first
+      if (answer.status === 429 && attempt < 20) { // the queue is full
         const seconds = Math.max(1, Number(answer.headers.get("Retry-After")) || 1);
         tell("The server is busy with others; waiting …");
         await pause(seconds * 1000, controller.signal);
@@ -373,7 +373,7 @@ function follow(worse) {
 part("degrading").addEventListener("input", () => follow(true));
 part("restoring").addEventListener("input", (event) => { if (event.target.id) follow(false); });
 
-let depth = 0; // of elements that a dragged file is over
+let depth = 0; // number of nested elements that a dragged file is over
 const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 document.addEventListener("dragenter", (event) => { if (carriesFile(event)) { depth++; part("drop").hidden = false; } });
 document.addEventListener("dragleave", (event) => {

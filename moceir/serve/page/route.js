@@ -61,7 +61,7 @@ export function drawRoute(report, costs, budget, space) {
   if (budget && budget < dearest) {
     const x = place(budget);
     svg.append(element("line", { class: "limit", x1: x, x2: x, y1: bars - 4, y2: bars + 12 }));
-    const clear = Math.min(Math.max(x, left + 60), end - 60); // of the numbers at both ends
+    const clear = Math.min(Math.max(x, left + 60), end - 60); // keep clear of the numbers at both ends
     svg.append(element("text", { x: clear, y: bars + 24, "text-anchor": "middle" }, `budget ${budget.toFixed(1)}`));
   }
   return svg;
