@@ -127,7 +127,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
 
 
 def lock(file: IO[Any], *, without: bool = True) -> bool:
-    """Try to lock a file until it is closed; return False if another process has locked it.
+    """Try to lock a file until it is closed; return False if somebody else has locked it.
 
     Args:
         file: an open one.
