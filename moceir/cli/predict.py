@@ -61,7 +61,7 @@ def predict(config: DictConfig) -> int:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "onnection" not in str(error):
             raise
-        raise ValueError("another process of this run is gone; the same command goes on with what is left") from error
+        raise ValueError("another process of this run is gone; the same command continues with the rest") from error
     if not trainer.is_global_zero:
         return 0  # the first process reports for all; Lightning's launcher takes another's status for a crash
     count = len(planned.jobs)

@@ -1,4 +1,4 @@
-"""``moceir prepare``: look datasets over, cut them into squares, pack them for fast reading."""
+"""``moceir prepare``: check datasets, cut them into squares, pack them for fast reading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from moceir.data.prepare import tile as tile_pictures
 from moceir.data.shards import INDEX, find_damage, read_index, write_index, write_shards
 from moceir.data.sources import Source
 
-app = typer.Typer(help="Look datasets over, cut them into squares, pack them for fast reading.", no_args_is_help=True)
+app = typer.Typer(help="Check datasets, cut them into squares, pack them for fast reading.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Argument(help="The folder that holds the datasets.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="A folder outside ROOT: the new data.root.")]
@@ -69,7 +69,7 @@ def check(
             parts = [shard for part in shards[name].values() for shard in part]
             jobs = in_parallel(partial(find_damage, str(root)), parts, workers=workers, description=name)
             found_here = [damage for of_shard in jobs for damage in of_shard]
-            verdict = "[red]trouble[/]" if found_here else "[green]whole[/]"
+            verdict = "[red]faulty[/]" if found_here else "[green]whole[/]"
             table.add_row(
                 name, f"{sum(one.samples for one in parts):,}", expected, "", str(len(found_here)), "", verdict
             )
@@ -94,12 +94,12 @@ def check(
         found_here += [] if whole else [f"{name}: {found:,} pictures in {folder}; {expected} make it whole"]
         counts = (len(listing.unpaired), len(faults.unreadable), len(faults.wrong_size))
         table.add_row(
-            name, f"{found:,}", expected, *map(str, counts), "[red]trouble[/]" if found_here else "[green]whole[/]"
+            name, f"{found:,}", expected, *map(str, counts), "[red]faulty[/]" if found_here else "[green]whole[/]"
         )
         problems += found_here
     Console().print(table)
     for problem in problems:
-        Console(soft_wrap=True, highlight=False).print(f"[bold red]trouble:[/] {escape(problem)}")
+        Console(soft_wrap=True, highlight=False).print(f"[bold red]problem:[/] {escape(problem)}")
     if problems:
         raise typer.Exit(1)
 

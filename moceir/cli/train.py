@@ -159,7 +159,7 @@ def _fit(trainer: Trainer, module: LightningModule, data: RestorationDataModule,
 def _then(what: str, config: DictConfig) -> str:
     """Say what happened and, if there is a checkpoint, how to resume."""
     last = Path(config.paths.checkpoints) / LAST
-    return f"{what}; go on with resume={last}" if last.is_file() else what
+    return f"{what}; continue with resume={last}" if last.is_file() else what
 
 
 def _one_line(error: Exception) -> str:

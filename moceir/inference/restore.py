@@ -85,7 +85,7 @@ class Restorer:
     ) -> None:
         for name, value in (("strength", strength), ("texture", texture)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} of {value:g}: it goes from 0 to 1")
+                raise ValueError(f"{name} of {value:g}: it must be from 0 to 1")
         self.engine = Engine(network, device=device, threads=threads)
         self.engine.mac_budget = mac_budget
         self.run = self.engine.run if tile is None else partial(run_in_tiles, self.engine, side=tile)

@@ -38,7 +38,7 @@ def search(folder: Path) -> Found:
     unreadable = []
 
     def note(error: OSError) -> None:
-        unreadable.append(f"{error.filename}: could not be looked into ({error.strerror})")
+        unreadable.append(f"{error.filename}: could not be read ({error.strerror})")
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -119,7 +119,7 @@ class Service:
                 raise Refused(504, f"not done after {self.pool.timeout:g} s, which is the limit") from None
             except Died:
                 raise Refused(
-                    500, "the process that worked on this picture ended, perhaps for want of memory; others go on"
+                    500, "the process that worked on this picture ended, perhaps for lack of memory; others continue"
                 ) from None
         except Refused as refusal:
             await self._discard(request, body)

@@ -24,7 +24,7 @@ async function start() {
       settings = await answer.json();
       break;
     } catch {
-      fail("The server does not answer. The page goes on when it is back.");
+      fail("The server does not answer. The page continues when the server is back.");
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
