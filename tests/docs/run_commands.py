@@ -85,14 +85,19 @@ def prepare(folder: Path) -> dict[str, str]:
     for path in (folder / "tree").rglob("*.*"):
         if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the crop
             write_image(path, small.repeat(2, axis=0).repeat(2, axis=1))
-    for number in range(10):  # eight are held out
-        write_image(folder / "tree" / "BSD400" / f"more_{number}.png", photograph.repeat(2, axis=0).repeat(2, axis=1))
+    large, tree = photograph.repeat(2, axis=0).repeat(2, axis=1), folder / "tree"
+    for number in range(10):  # as many as are held out, and more
+        write_image(tree / "BSD400" / f"more_{number}.png", large)
+        for kind in ("mean", "real"):
+            write_image(tree / "PolyU" / "CroppedImages" / f"Camera{number}_5_160_3200_more_1_{kind}.JPG", large)
+    for kind in ("GT", "NOISY"):
+        scene = "0003_001_S6_00100_00060_3200_L"
+        write_image(tree / "SIDD_Medium_Srgb" / "Data" / scene / f"0003_{kind}_SRGB_010.PNG", large)
     for number in range(10):
         write_image(folder / "pairs" / "clean" / f"{number}.png", photograph)
         write_image(folder / "pairs" / "degraded" / f"{number}.png", noisy)
         write_image(folder / "photographs" / f"{number}.png", photograph)
-    for name in ("examples", "conf"):
-        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     tree = str(folder / "tree")
     (folder / "list.txt").write_text("".join(f"{path}\n" for path in (folder / "photographs").iterdir()))
     return {"ROOT": tree, "FOLDER": tree, "TILED": "tiled", "PACKED": "packed", "SHARDS": str(folder / "shards")}
@@ -169,7 +174,8 @@ def main() -> None:
     bin = folder / "bin"
     bin.mkdir()
     (bin / "moceir").write_text(f'#!/bin/sh\nexec {sys.executable} -m moceir "$@"\n')
-    (bin / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for name in ("python", "python3"):
+        (bin / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for file in bin.iterdir():
         file.chmod(0o755)
     path = f"{bin}{os.pathsep}{os.environ['PATH']}"
