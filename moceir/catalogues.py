@@ -1,4 +1,4 @@
-"""Folders as catalogues of models want them: OpenModelDB, and darktable's."""
+"""Writes networks as folders for catalogues of models: OpenModelDB's and darktable's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIMITS = (
 
 
 def openmodeldb(network: UNet, folder: Path, *, name: str, author: str, url: str) -> list[Path]:
-    """Write ``data/models/1x-NAME.json``, as in OpenModelDB's repository, and the files that it speaks of.
+    """Write ``data/models/1x-NAME.json``, as in OpenModelDB's repository, and the files that it names.
 
     Args:
         network: what is listed.
@@ -74,10 +74,10 @@ def _resource(path: Path, platform: str, kind: str, url: str) -> dict[str, Any]:
 
 
 def darktable(network: UNet, folder: Path, *, name: str, author: str, url: str, side: int = 768) -> list[Path]:
-    """Write ``denoise-NAME``, what darktable's AI modules look for in a folder of theirs: settings, model and card.
+    """Write the folder ``denoise-NAME`` for darktable's AI modules: settings, model and card.
 
     The model has fixed experts and one size, because darktable cuts photographs into tiles, each of which would
-    otherwise choose for itself.
+    otherwise choose its own experts.
 
     Args:
         network: what is packed.

@@ -1,11 +1,11 @@
-"""An account of every multiply-add, counted by fvcore on the traced network.
+"""Counts every multiply-add of a network, by fvcore on the traced network.
 
-Two conventions, side by side:
+The counts follow two conventions:
 
 ``conv+matmul``
     convolutions, linear layers and matrix products: what fvcore and most papers count, and what the budget limits.
 ``full``
-    adds what they skip: 1 for each element of an element-wise result, a mean's or a norm's input, 4 for GELU and
+    adds the rest: 1 for each element of an element-wise result, a mean's or a norm's input, 4 for GELU and
     SiLU, 5 for softmax and layer normalisation, 3 for a complex product, and 1.25·N·log2 N for a real FFT of N
     points (2.5·N·log2 N operations). Moving data (padding, shuffling, indexing) counts nothing.
 
@@ -52,7 +52,7 @@ class Cost:
         return Cost(self.conv_matmul - other.conv_matmul, self.full - other.full)
 
     def scaled(self, numerator: int, denominator: int) -> Cost:
-        """This cost times a fraction, rounded."""
+        """Multiply this cost by a fraction and round it."""
         return Cost(*(round(macs * numerator / denominator) for macs in (self.conv_matmul, self.full)))
 
 
@@ -71,32 +71,32 @@ class Complexity:
     size: tuple[int, int]
     """Height and width in pixels."""
     parts: dict[str, Part]
-    """By name, in the order they run; with the experts' parameters, without their cost."""
+    """Parts by name, in the order they run; with the experts' parameters, without their cost."""
     routing: Cost
-    """Frequency embedding and routers, which the parts include: not needed where experts are forced."""
+    """The cost of frequency embedding and routers, which the parts include: forced experts do not need them."""
     experts: dict[str, tuple[Part, ...]]
-    """Of each part that has some, by its name."""
+    """The experts of each part that has some, by the part's name."""
     post_filter: Cost
-    """The bilateral filter."""
+    """The cost of the bilateral filter."""
     topk: int
     """Experts an image takes in a layer."""
 
     @property
     def parameters(self) -> int:
-        """Of the whole network."""
+        """The number of parameters of the whole network."""
         return sum(part.parameters for part in self.parts.values())
 
     @property
     def shared(self) -> Cost:
-        """What every route costs before its experts, without routing and post-filter."""
+        """The cost that all routes share, without experts, routing and post-filter."""
         return sum((part.cost for part in self.parts.values()), Cost()) - self.routing
 
     def forced(self, expert: int) -> Cost:
-        """The network with every layer forced to one expert; no routing, no post-filter."""
+        """The cost with every layer forced to one expert, without routing and post-filter."""
         return sum((layer[expert].cost for layer in self.experts.values()), self.shared)
 
     def totals(self) -> dict[str, Cost]:
-        """Minimum, expected (all routes equally likely) and maximum over routes, routing and post-filter included."""
+        """The minimum, expected (all routes equally likely) and maximum cost, routing and post-filter included."""
         base = self.shared + self.routing + self.post_filter
 
         def route(pick: Callable[[list[int]], float]) -> Cost:
@@ -116,9 +116,9 @@ class Complexity:
 def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
     """Count a network's parameters and multiply-adds on one 3×H×W picture.
 
-    Every operation's cost is constant, or grows with the picture's area (rounded up to what the network pads to), or
-    with the windows that cover it. So two small pictures that every window divides determine it exactly, and no large
-    picture is run.
+    Every operation's cost is constant, or grows with the picture's area (padded as the network pads it), or with the
+    number of windows that cover it. So counting on two small pictures that every window divides determines the cost
+    exactly, and no large picture is run.
 
     Args:
         network: what to count; it is not changed.
@@ -137,7 +137,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
         return one + (two - one).scaled(height * width - side**2, side**2)
 
     rows: dict[str, Part] = {}
-    rest = of_area("network")  # what no part holds: the input added to the output
+    rest = of_area("network")  # the cost outside all parts: the input added to the output
     routing = Cost()
     experts = {}
     for name, _, level, module in parts:
@@ -147,7 +147,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
             layer = []
             for expert in cast("Iterable[Expert]", module.experts):
                 of_expert = next(path for path, child in network.named_modules() if child is expert)
-                window = getattr(expert, "window", 1)  # of those that have any
+                window = getattr(expert, "window", 1)  # 1 if the expert has no windows
                 covered = covered_pixels(height >> level, width >> level, window)
                 windowed = small[of_expert][1].scaled(covered, side**2 >> 2 * level)
                 layer.append(Part(_parameters(expert), of_area(of_expert) + windowed))
@@ -167,7 +167,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 class _EachExpert(nn.Module):
-    """The network on n pictures, of which picture i takes expert i in every layer; on one, if there are no experts."""
+    """Runs a network on n pictures: picture i takes expert i in every layer. Without experts, n is 1."""
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
@@ -177,12 +177,12 @@ class _EachExpert(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         restoration = self.network.restore_and_route(x, experts=self.route)
-        # Routers count, too, though a forced route does not need what they say.
+        # Run the routers, too, so that they are counted, although a forced route ignores their result.
         return restoration.image, *(routing.logits for routing in restoration.routings)
 
 
 def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
-    """Module name -> work by area and work by windows, of n pictures of the given size, one for each expert."""
+    """Map module names to work by area and work by windows, for n pictures of a size, one for each expert."""
     require("counting multiply-adds", "train", "fvcore")
     from fvcore.nn import FlopCountAnalysis
 
@@ -193,7 +193,7 @@ def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLERS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the tracer: Python numbers become constants, as they should
+            warnings.simplefilter("ignore")  # the tracer warns that Python numbers become constants, as they should
             by_module = counter.by_module_and_operator()
     finally:
         network.train(training)

@@ -1,4 +1,4 @@
-"""What to say when a package is missing that one of our extras installs."""
+"""Messages for missing packages that one of our extras installs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 
 def remedy(what: str, package: str, extra: str) -> str:
-    """One line that says what needs which package, and how to install it."""
+    """Say in one line what needs which package, and how to install it."""
     return f"{what} needs {package}: pip install 'moceir[{extra}]'"
 
 

@@ -72,8 +72,8 @@ class OnHub(
 ):
     """A network with the Hub's methods ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``.
 
-    ``OnHub.from_pretrained(name)`` takes the name of a repository, or a folder, and gives one whose ``network`` is
-    ready for evaluation; ``OnHub(network).save_pretrained(folder)`` writes such a folder, with a model card.
+    ``OnHub.from_pretrained(name)`` takes the name of a repository or a folder, and returns an object whose ``network``
+    is ready for evaluation; ``OnHub(network).save_pretrained(folder)`` writes such a folder, with a model card.
     """
 
     def __init__(self, network: UNet) -> None:

@@ -1,4 +1,4 @@
-"""Which experts pictures take, why, and what it costs: tables and plots of routing.
+"""Tables and plots of routing: which experts pictures take, why, and at what cost.
 
 What to keep in mind in reading them: with the published gating a top-1 gate scales a query that is normalised next, so
 it cancels, and the restoration loss does not train the routers. Only the auxiliary loss does, which balances experts
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 class RouteTally:
-    """How often the pictures of each task take each expert of each layer, and what that costs.
+    """Counts how often the pictures of each task take each expert of each layer, and the cost.
 
     Attributes:
-        counts: task -> (layers, n) float64, how often.
+        counts: task -> (layers, n) float64, how often each expert is taken.
         cost: task -> multiply-adds of all its pictures at 1280×720, post-filter included.
-        pictures: task -> how many.
+        pictures: task -> number of pictures.
     """
 
     def __init__(self) -> None:
@@ -50,22 +50,22 @@ class RouteTally:
         self.pictures: dict[str, int] = {}
 
     def add(self, tasks: Iterable[str], routes: Tensor, costs: RouteCosts) -> None:
-        """Count a batch: the tasks of its B pictures, the (layers, B, k) experts they took."""
+        """Count a batch, given its B pictures' tasks and the (layers, B, k) experts they took."""
         taken = F.one_hot(routes, len(costs.experts[0])).sum(dim=2).double().cpu()
         for index, (task, cost) in enumerate(zip(tasks, costs.of(routes).tolist(), strict=True)):
             self._add(task, taken[:, index], cost, 1)
 
     def merge(self, other: RouteTally) -> None:
-        """Count what another has counted."""
+        """Add another tally's counts."""
         for task, counts in other.counts.items():
             self._add(task, counts, other.cost[task], other.pictures[task])
 
     def shares(self, task: str) -> Tensor:
-        """(layers, n), of a task's pictures."""
+        """Return the share of a task's pictures that take each expert, (layers, n)."""
         return self.counts[task] / self.pictures[task]
 
     def gmacs(self, task: str | None = None) -> float:
-        """Mean of a task's pictures, or of all."""
+        """Return the mean GMACs of a task's pictures, or of all pictures."""
         tasks = self.counts if task is None else [task]
         return sum(self.cost[t] for t in tasks) / sum(self.pictures[t] for t in tasks) / 1e9
 
@@ -76,24 +76,24 @@ class RouteTally:
 
 
 class Observation(NamedTuple):
-    """How one picture was restored."""
+    """A restored picture's routing, cost and PSNR."""
 
     name: str
     task: str
     logits: Tensor
-    """(layers, n)."""
+    """(layers, n), the routers' logits."""
     experts: Tensor
     """(layers, k), the experts taken."""
     gmacs: float
-    """Of its route at 1280×720, post-filter included."""
+    """Cost of its route at 1280×720, post-filter included."""
     psnr: float
-    """dB."""
+    """dB, of the restored picture."""
     degraded_psnr: float
-    """dB, before."""
+    """dB, of the degraded picture."""
 
     @property
     def entropy(self) -> Tensor:
-        """(layers,), of the softmax of the logits, in bits: 0 is a sure router, log2 n one without an opinion."""
+        """Entropy of the logits' softmax in bits, (layers,): 0 for a certain router, log2 n for an undecided one."""
         return -(self.logits.softmax(dim=1) * self.logits.log_softmax(dim=1)).sum(dim=1) / np.log(2)
 
 
@@ -106,7 +106,7 @@ def observe(
     expert: int | None = None,
     seed: int = 0,
 ) -> list[Observation]:
-    """Degrade and restore whole pictures, and watch the routers.
+    """Degrade and restore whole pictures, and record the routing.
 
     Args:
         network: in evaluation mode, with the budget it has.
@@ -143,7 +143,7 @@ def _samples(dataset: WholePictures) -> Iterator[Sample]:
 
 
 def by_task(observations: Sequence[Observation]) -> dict[str, list[Observation]]:
-    """Observations of each task, in the order of their first appearance."""
+    """Group observations by task, in the order of their first appearance."""
     groups: dict[str, list[Observation]] = {}
     for observation in observations:
         groups.setdefault(observation.task, []).append(observation)
@@ -151,7 +151,7 @@ def by_task(observations: Sequence[Observation]) -> dict[str, list[Observation]]
 
 
 def layer_names(network: UNet) -> list[str]:
-    """Of the MoCE layers in the order they run: level (2 is a quarter of the resolution) and block."""
+    """Label the MoCE layers in the order they run with level (2 is a quarter of the resolution) and block."""
     return [
         f"level {part.level}.{part.name.rpartition('.')[2]}"
         for part in network.parts()
@@ -160,7 +160,7 @@ def layer_names(network: UNet) -> list[str]:
 
 
 def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
-    """A heat map for each task: the share of its pictures that take each expert, layer by layer."""
+    """Plot a heat map for each task: the share of its pictures that take each expert, layer by layer."""
     tally = RouteTally()
     for one in observations:
         tally.add([one.task], one.experts[:, None], network.route_costs)
@@ -168,7 +168,7 @@ def plot_usage(observations: Sequence[Observation], network: UNet) -> Figure:
 
 
 def plot_tally(tally: RouteTally, network: UNet) -> Figure:
-    """The same, of what was counted."""
+    """Plot the same heat maps from a tally."""
     import matplotlib.pyplot as plt
 
     layers = layer_names(network)
@@ -191,7 +191,7 @@ def plot_tally(tally: RouteTally, network: UNet) -> Figure:
 
 
 def plot_logits(series: Mapping[float, Sequence[Observation]], network: UNet, strength: str) -> Figure:
-    """How the routers' mean probabilities move with a degradation's strength from where they were, layer by layer.
+    """Plot, layer by layer, how the routers' mean probabilities change with a degradation's strength.
 
     Args:
         series: strength -> observations, the weakest first.
@@ -216,7 +216,7 @@ def plot_logits(series: Mapping[float, Sequence[Observation]], network: UNet, st
 
 
 def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
-    """Importance and load of each expert (eqs. 5 to 8), shares of one, beside the bias that weighs importance."""
+    """Plot each expert's importance and load (eqs. 5 to 8), as shares of one, beside the bias on importance."""
     import matplotlib.pyplot as plt
 
     layers = layer_names(network)
@@ -236,12 +236,12 @@ def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
 
 
 def complexities(network: UNet) -> list[Tensor]:
-    """Parameters of each expert over those of the largest, (n,) for each layer in the order they run."""
+    """Return each expert's parameters relative to the largest expert's, (n,) for each layer in the order they run."""
     return [module.complexity.cpu() for module in network.modules() if isinstance(module, Router)]
 
 
 def plot_entropy(observations: Sequence[Observation], network: UNet) -> Figure:
-    """Mean entropy of the routers, layer by layer, for each task, in bits."""
+    """Plot the routers' mean entropy in bits, layer by layer, for each task."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 2.8), layout="constrained")
@@ -255,7 +255,7 @@ def plot_entropy(observations: Sequence[Observation], network: UNet) -> Figure:
 
 
 def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Observation]]) -> Figure:
-    """What it does to PSNR and cost when every layer must take one expert, beside what the routers choose."""
+    """Plot PSNR and cost when every layer must take one expert, beside the routers' own choice."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -281,13 +281,13 @@ def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Obser
 
 
 def sample_pictures(side: int) -> PairSet:
-    """The middle squares of the photographs that scikit-image ships, clean."""
+    """Return the middle squares of the clean photographs that scikit-image ships."""
     pairs, _ = SamplePhotographs(folders=["."]).list_files(Path())
     return PairSet("scikit-image", middle_squares(pairs, side), "")
 
 
 def middle_squares(pairs: Iterable[Pair], side: int) -> list[Pair]:
-    """Of each pair its middle square, of ``side`` pixels."""
+    """Crop each pair to its middle square of ``side`` pixels."""
     squares = []
     for pair in pairs:
         height, width = pair.size()

@@ -1,4 +1,4 @@
-"""An account of worth beside the account of cost: what pictures lose when a part of a network is left out.
+"""Measures what the parts of a network are worth: the loss of quality when a part is left out.
 
 That pictures of a task take an expert is no evidence that it does something for them; what is lost without it is.
 """
@@ -24,23 +24,23 @@ from moceir.networks.unet import Part, UNet
 
 
 class Worth(NamedTuple):
-    """What a change to a network costs pictures, and what it saves."""
+    """The quality that a change to a network loses, and the cost that it saves."""
 
     change: str
-    """Such as ``without encoder.0.0`` or ``expert 2 everywhere``."""
+    """The change, such as ``without encoder.0.0`` or ``expert 2 everywhere``."""
     saved: float
-    """GMACs at 1280×720, mean over pictures; negative when the change makes them dearer."""
+    """GMACs saved at 1280×720, mean over pictures; negative when the change costs more."""
     lost: dict[str, float]
     """Task -> dB of PSNR that its pictures lose on average; negative when they gain."""
 
     @property
     def mean(self) -> float:
-        """dB, mean over tasks."""
+        """The lost dB, mean over tasks."""
         return fmean(self.lost.values())
 
     @property
     def per_gmac(self) -> float:
-        """dB, mean over tasks, for each GMAC saved; NaN when nothing is."""
+        """The lost dB, mean over tasks, for each GMAC saved; NaN when the change saves nothing."""
         return self.mean / self.saved if self.saved > 0 else float("nan")
 
 
@@ -48,11 +48,11 @@ class _Restored(NamedTuple):
     psnr: Tensor
     """(pictures,) dB, of values clamped to [0, 1]."""
     gmacs: Tensor
-    """(pictures,)."""
+    """(pictures,), each route's cost."""
     routes: list[Tensor]
-    """Of each picture, (layers, 1, k)."""
+    """Each picture's experts, (layers, 1, k)."""
     logits: list[Tensor]
-    """Of each picture, (layers, n)."""
+    """Each picture's logits, (layers, n)."""
 
 
 @torch.inference_mode()
@@ -107,7 +107,7 @@ def account(
 
 
 def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor | None]) -> _Restored:
-    """Every sample, each on the route that is given for it, or that the routers choose."""
+    """Restore every sample, on its given route or on the one that the routers choose."""
     restored = _Restored(torch.empty(len(samples)), torch.empty(len(samples)), [], [])
     for index, (sample, route) in enumerate(zip(samples, routes, strict=True)):
         image, routings = result = network.restore_and_route(sample.degraded[None], experts=route)
@@ -120,7 +120,7 @@ def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor |
 
 @contextmanager
 def left_out(block: nn.Module) -> Iterator[None]:
-    """While this lasts, a block gives back the map it takes."""
+    """Make a block return its input while the context is open."""
 
     def skip(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> Tensor:
         return cast(Tensor, args[0])
@@ -133,7 +133,7 @@ def left_out(block: nn.Module) -> Iterator[None]:
 
 
 def _gmacs(network: UNet, part: Part) -> float:
-    """What a part costs at 1280×720, with as many of its experts as a picture takes, at their mean."""
+    """Return a part's cost at 1280×720, with as many experts as a picture takes, at the experts' mean cost."""
     height, width = padded_size(len(network.down), REFERENCE_SIZE)
     size = height >> part.level, width >> part.level
     experts = [macs(expert, *size) for expert in cast("nn.ModuleList", getattr(part.module, "experts", []))]

@@ -1,1 +1,1 @@
-"""Thin doors: parse, build, call."""
+"""The command line: each command parses options, builds objects and calls them."""

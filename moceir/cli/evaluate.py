@@ -51,9 +51,9 @@ def evaluate(
 ) -> None:
     """Restore pictures, after adding noise to clean ones, and compare.
 
-    Blind: the network is not told the noise. The noise is neither clipped nor rounded, unless the degradation says
-    so. PSNR and SSIM are means over pictures, of RGB in [0, 1]: as the network leaves them, and in 8 bits after the
-    bilateral filter. Of a dataset that keeps scenes for measuring (PolyU), only those are taken.
+    The evaluation is blind: the network is not told the noise. The noise is neither clipped nor rounded, unless the
+    degradation says so. PSNR and SSIM are averaged over pictures, on RGB in [0, 1]: once on the network's output, and
+    once in 8 bits after the bilateral filter. If a dataset reserves scenes for testing (PolyU), only those are used.
     """
     sources = load_sources(data, override)
     sets = []
@@ -95,7 +95,7 @@ def evaluate(
 
 
 def _table(scores: list[Score]) -> Table:
-    """Means by dataset and task."""
+    """The mean scores of each dataset and task."""
     table = Table(title_justify="left", title_style="bold")
     for column in ("dataset", "task"):
         table.add_column(column, no_wrap=True)
@@ -104,7 +104,7 @@ def _table(scores: list[Score]) -> Table:
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.name.partition("/")[0], score.task), []).append(score)
-    highest = max(max(score.experts, default=-1) for score in scores)  # of a network with routed layers
+    highest = max(max(score.experts, default=-1) for score in scores)  # stays -1 without routed layers
     for (dataset, task), group in groups.items():
         taken = [expert for score in group for expert in score.experts]
         table.add_row(

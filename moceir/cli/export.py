@@ -21,12 +21,12 @@ from moceir.pictures.files import find_images, write_atomically
 if TYPE_CHECKING:
     import onnx
 
-#: Of pictures that a model for any size is measured with.
+#: Side in pixels of the pictures that a model for any size is measured with.
 _SIDE = 256
 
 
 class Precision(StrEnum):
-    """Of what a model holds."""
+    """The number format of a model's weights or convolutions."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -34,7 +34,7 @@ class Precision(StrEnum):
 
 
 class Kind(StrEnum):
-    """Of models."""
+    """The file formats of models."""
 
     onnx = "onnx"
     openvino = "openvino"
@@ -43,9 +43,7 @@ class Kind(StrEnum):
 Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write.")]
 Route = Annotated[
     str,
-    typer.Option(
-        help="routed: the model chooses experts; cheapest, or experts as in 0,1,0,…: it has these alone, and no choice."
-    ),
+    typer.Option(help="routed: the model chooses experts; cheapest, or experts as in 0,1,0,…: it holds only these."),
 ]
 PictureSize = Annotated[
     str | None, typer.Option("--size", help="HEIGHTxWIDTH, for pictures of one size alone. Default: any.")
@@ -70,8 +68,9 @@ def export(
 ) -> None:
     """Write a network as a file for other runtimes.
 
-    An ONNX model (opset 18), or OpenVINO's intermediate representation: an .xml, and a .bin beside it. What another
-    precision costs is measured before anything is written, task by task, and too much is refused.
+    The file is an ONNX model (opset 18), or OpenVINO's intermediate representation: an .xml with a .bin beside it.
+    With another precision, the command first measures the loss of quality in each task, and writes nothing if a task
+    loses more than --max-loss.
     """
     require("moceir export", "export", "onnx", *(["openvino"] if kind is Kind.openvino else []))
     suffix = {Kind.onnx: ".onnx", Kind.openvino: ".xml"}[kind]
@@ -104,7 +103,7 @@ def _reduced(
     max_loss: float,
     console: Console,
 ) -> onnx.ModelProto:
-    """The model in another precision, if it costs no task more than it may."""
+    """Convert the model to another precision; raise ValueError when a task loses more than ``max_loss`` dB."""
     require(f"--precision {precision}", "export", "onnxruntime")
     require(f"measuring --precision {precision}", "train", "hydra")
     from moceir.export.precision import check, measure, with_bfloat16_weights, with_int8_convolutions
@@ -115,7 +114,7 @@ def _reduced(
     samples = list(_samples(clean, height, width))
     if precision is Precision.bfloat16:
         reduced = with_bfloat16_weights(model)
-    else:  # ranges by every third picture
+    else:  # every third picture calibrates the ranges
         reduced = with_int8_convolutions(model, (degraded for degraded, _, _ in samples[::3]))
     losses = measure(model, reduced, samples)
     for loss in losses:
@@ -125,7 +124,7 @@ def _reduced(
 
 
 def _samples(clean: Path | None, height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-    """Degraded and clean parts of pictures, and the task."""
+    """Yield (degraded, clean, task) for the middle of each picture."""
     from moceir.config import build
     from moceir.data.datasets import PairSet, WholePictures
     from moceir.data.pairs import Pair

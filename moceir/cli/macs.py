@@ -23,7 +23,8 @@ def macs(
     """Count parameters and multiply-adds for a picture size, in two conventions.
 
     conv+matmul counts convolutions and matrix products, as fvcore does; full adds FFTs, norms, softmax and
-    element-wise work. The parts are the network's as it is trained; restoring multiplies out what composes.
+    element-wise work. The count is of the network as it is trained; restoring merges the linear operations that
+    compose exactly.
     """
     network = load_weights(weights, topk=topk)
     report = count_macs(network, (height, width))

@@ -1,4 +1,4 @@
-"""The ``moceir`` command: what works on files and folders, and training, which Hydra configures."""
+"""The ``moceir`` command: subcommands for files and folders, and training, which Hydra configures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def predict(context: typer.Context) -> None:
 
 def _run_hydra(name: str, arguments: list[str]) -> None:
     require(f"moceir {name}", "train", "hydra", "lightning")
-    # As that module, because Lightning starts further processes by the name of what runs.
+    # Run it as a module, because Lightning starts further processes by the name of the running module.
     sys.argv = [f"moceir {name}", *arguments]
     runpy.run_module(f"moceir.cli.{name}", run_name="__main__", alter_sys=True)
 
@@ -72,12 +72,12 @@ def options(
     ] = False,
 ) -> None:
     """What goes before a command."""
-    if context.invoked_subcommand not in ("train", "predict"):  # of which Hydra writes the log
+    if context.invoked_subcommand not in ("train", "predict"):  # Hydra configures their logging
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
 
 
 def main() -> None:
-    """Run a command; a bad input ends it with one line that names it, and status 2."""
+    """Run a command; on bad input, print one line that names it and exit with status 2."""
     keep_freed_memory()
     try:
         app()

@@ -13,20 +13,21 @@ from moceir.inference.weights import SHIPPED
 Weights = Annotated[
     str,
     typer.Option(
-        help=f"What comes with moceir ({', '.join(SHIPPED)}), or a file: .safetensors, a training checkpoint or a "
+        help=f"Weights shipped with moceir ({', '.join(SHIPPED)}), or a file: .safetensors, a training checkpoint or a "
         "published one."
     ),
 ]
 PostFilter = Annotated[bool, typer.Option("--filter/--no-filter", help="The bilateral filter after the network.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: cuda where it is.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps; auto: cuda if available.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Of the processor. Default: as many as the cores that may be used.")
+    int | None, typer.Option(min=1, help="CPU threads. Default: one for each core that the process may use.")
 ]
 MacBudget = Annotated[float, typer.Option(help="GMACs a 1280×720 picture may cost; 0 for no limit.")]
 TopK = Annotated[
     int | None,
     typer.Option(
-        "--topk", help="Experts a picture takes, which published checkpoints do not tell. Default: 1 for those."
+        "--topk",
+        help="Experts that a picture takes in a layer. Published checkpoints do not store it; their default is 1.",
     ),
 ]
 
@@ -38,7 +39,7 @@ Override = Annotated[
 
 
 def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
-    """The datasets that a file in ``conf/data`` names.
+    """Load the datasets that a file in ``conf/data`` names.
 
     Raises:
         ValueError: when there is no such file, or an override does not fit.
@@ -47,7 +48,7 @@ def load_sources(data: str, overrides: list[str]) -> dict[str, Source]:
 
 
 def resolve_device(device: str) -> str:
-    """The device that ``--device`` names; ``auto`` is a CUDA device where there is one."""
+    """Resolve ``--device``; ``auto`` is a CUDA device if there is one, else the CPU."""
     if device != "auto":
         return device
     import torch

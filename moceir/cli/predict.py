@@ -1,4 +1,4 @@
-"""``python -m moceir.cli.predict``: pictures restored by many processes, configured by ``conf/predict.yaml``."""
+"""``python -m moceir.cli.predict``: restores pictures in many processes, as ``conf/predict.yaml`` configures."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def predict(config: DictConfig) -> int:
         config: a composed ``conf/predict.yaml``.
 
     Returns:
-        How many could not be restored by all processes together, in the first; 0 in the others.
+        In the first process, how many pictures all processes together could not restore; 0 in the others.
 
     Raises:
-        ValueError: when an input matches nothing, an option does not fit, or another process of the run is gone.
+        ValueError: when an input matches nothing, an option is invalid, or another process of the run has ended.
     """
     extension = None if config.format is None else f".{config.format.lower().removeprefix('.')}"
     planned = plan(list(config.inputs), Path(config.output), format=extension)
@@ -53,7 +53,7 @@ def predict(config: DictConfig) -> int:
         threads=config.threads,
         **options,  # type: ignore[arg-type]
     )
-    # Each process deals to itself what nobody else has, and is given no prediction back.
+    # Each process picks its own share of the jobs, and the trainer returns no predictions.
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`|predict returned None")
     trainer: Trainer = instantiate(config.trainer)
     try:
@@ -61,9 +61,9 @@ def predict(config: DictConfig) -> int:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "onnection" not in str(error):
             raise
-        raise ValueError("another process of this run is gone; the same command goes on with what is left") from error
+        raise ValueError("another process of this run is gone; the same command continues with the rest") from error
     if not trainer.is_global_zero:
-        return 0  # the first process has the status of all; to Lightning's launcher another one's says that it crashed
+        return 0  # the first process reports for all; Lightning's launcher takes another's status for a crash
     count = len(planned.jobs)
     log.info("restored %d of %d pictures into %s", count - module.failed, count, config.output)
     for line in planned.unreadable:
@@ -73,7 +73,7 @@ def predict(config: DictConfig) -> int:
 
 @hydra.main(config_path=config_dir(), config_name="predict", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Restore; status 1 when a picture could not be, 2 with one line that names it for a bad input."""
+    """Restore; exit with 1 when a picture could not be restored, or with 2 and one line that names a bad input."""
     keep_freed_memory()
     try:
         failed = predict(config)

@@ -1,4 +1,4 @@
-"""``moceir prepare``: look datasets over, cut them into squares, pack them for fast reading."""
+"""``moceir prepare``: check datasets, cut them into squares, pack them for fast reading."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from moceir.data.prepare import tile as tile_pictures
 from moceir.data.shards import INDEX, find_damage, read_index, write_index, write_shards
 from moceir.data.sources import Source
 
-app = typer.Typer(help="Look datasets over, cut them into squares, pack them for fast reading.", no_args_is_help=True)
+app = typer.Typer(help="Check datasets, cut them into squares, pack them for fast reading.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Argument(help="The folder that holds the datasets.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="A folder outside ROOT: the new data.root.")]
@@ -35,7 +35,7 @@ CORES = os.cpu_count() or 1
 
 
 class Format(StrEnum):
-    """Of packed data."""
+    """The file formats of packed data."""
 
     safetensors = "safetensors"
     webdataset = "webdataset"
@@ -69,7 +69,7 @@ def check(
             parts = [shard for part in shards[name].values() for shard in part]
             jobs = in_parallel(partial(find_damage, str(root)), parts, workers=workers, description=name)
             found_here = [damage for of_shard in jobs for damage in of_shard]
-            verdict = "[red]trouble[/]" if found_here else "[green]whole[/]"
+            verdict = "[red]faulty[/]" if found_here else "[green]whole[/]"
             table.add_row(
                 name, f"{sum(one.samples for one in parts):,}", expected, "", str(len(found_here)), "", verdict
             )
@@ -88,18 +88,18 @@ def check(
             continue
         faults = find_faults(listing.pairs, crop=crop, decode=True, workers=workers, description=name)
         found = len(listing.pairs)
-        whole = found >= (source.expected or 1)  # more where the user cut them into squares
+        whole = found >= (source.expected or 1)  # there are more if the user cut them into squares
         found_here = [f"{file}: its partner is missing" for file in listing.unpaired]
         found_here += [*faults.unreadable, *faults.wrong_size]
         found_here += [] if whole else [f"{name}: {found:,} pictures in {folder}; {expected} make it whole"]
         counts = (len(listing.unpaired), len(faults.unreadable), len(faults.wrong_size))
         table.add_row(
-            name, f"{found:,}", expected, *map(str, counts), "[red]trouble[/]" if found_here else "[green]whole[/]"
+            name, f"{found:,}", expected, *map(str, counts), "[red]faulty[/]" if found_here else "[green]whole[/]"
         )
         problems += found_here
     Console().print(table)
     for problem in problems:
-        Console(soft_wrap=True, highlight=False).print(f"[bold red]trouble:[/] {escape(problem)}")
+        Console(soft_wrap=True, highlight=False).print(f"[bold red]problem:[/] {escape(problem)}")
     if problems:
         raise typer.Exit(1)
 
@@ -117,7 +117,7 @@ def tile(
 ) -> None:
     """Cut pictures into squares, as PNG files in the dataset's own layout.
 
-    A killed command is completed by the same command. Afterwards data.root=OUTPUT trains from the squares.
+    To complete a killed run, repeat the command. Afterwards data.root=OUTPUT trains from the squares.
     """
     sources = _tiled(load_sources(data, override), size, stride)
     _keep_apart(root, output)
@@ -152,10 +152,10 @@ def pack(
     allow_missing: AllowMissing = False,
     workers: Workers = CORES,
 ) -> None:
-    """Put many pictures into few files.
+    """Pack many pictures into few files.
 
-    A killed command is completed by the same command. Afterwards data.root=OUTPUT trains from them; from webdataset's
-    with data=streaming.
+    To complete a killed run, repeat the command. Afterwards data.root=OUTPUT trains from the packed files; for
+    webdataset, add data=streaming.
     """
     sources = _tiled(load_sources(data, override), size, stride)
     _keep_apart(root, output)

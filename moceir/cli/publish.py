@@ -1,4 +1,4 @@
-"""``moceir publish``: a network as a folder for those who list models."""
+"""``moceir publish``: a network as a folder for a catalogue of models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moceir.inference.weights import SHIPPED, load_weights
 
 
 class Catalogue(StrEnum):
-    """Who lists it."""
+    """The catalogues that a network can be published in."""
 
     hub = "hub"
     openmodeldb = "openmodeldb"

@@ -45,15 +45,15 @@ def restore(
     weights: Weights = SHIPPED[0],
     topk: TopK = None,
     format: Annotated[str | None, typer.Option(help="png, jpg, webp, tiff … Default: as the input.")] = None,
-    suffix: Annotated[str, typer.Option(help="Goes behind each name, as in --suffix _restored.")] = "",
-    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the pictures by the restored ones.")] = False,
+    suffix: Annotated[str, typer.Option(help="Added to each name, as in --suffix _restored.")] = "",
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the pictures with the restored ones.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out pictures whose output is there, whatever made it.")
+        bool, typer.Option("--skip-existing", help="Leave out pictures whose output exists, whatever wrote it.")
     ] = False,
-    strength: Annotated[float, typer.Option(help="0: as the input, 1: as the network says; between, a blend.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="0: the input, 1: the network's result; between: a blend.")] = 1.0,
     texture: Annotated[float, typer.Option(help="Share of the lost fine texture to put back, 0 to 1.")] = 0.0,
     quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF. Default: 95; WebP without loss.")
+        int | None, typer.Option(min=1, max=100, help="Quality of JPEG, WebP and AVIF. Default: 95; WebP lossless.")
     ] = None,
     compare: Annotated[Path | None, typer.Option(help="A folder for pictures of before and after.")] = None,
     mac_budget: MacBudget = 30.0,
@@ -62,11 +62,14 @@ def restore(
     threads: Threads = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Pictures at once.")] = 1,
     shards: Annotated[
-        str | None, typer.Option(help="K/N: every Nth picture from the Kth on; each of N processes is given another K.")
+        str | None,
+        typer.Option(help="K/N: every Nth picture, starting at the Kth; give each of N processes its own K."),
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="Restore in blended tiles of so many pixels a side: less memory, another result."),
+        typer.Option(
+            help="Restore in blended tiles with sides of this many pixels; needs less memory, changes the result."
+        ),
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=0, help="Refuse files of more pixels; 0 for any number.")] = MAX_PIXELS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
@@ -74,8 +77,8 @@ def restore(
 ) -> None:
     """Restore pictures.
 
-    A picture that cannot be read is named at the end and the others are restored all the same; the exit status is
-    then 1. A run over many pictures that was killed goes on with the same command.
+    If a picture cannot be read, the others are still restored; the command names it at the end and exits with 1. To
+    continue a killed run over many pictures, repeat the command.
     """
     extension = None if format is None else f".{format.lower().removeprefix('.')}"
     if extension is not None and not (extension in BY_SUFFIX and BY_SUFFIX[extension].written):
@@ -83,7 +86,7 @@ def restore(
     shard = None if shards is None else Shard.parse(shards)
     if in_place and skip_existing:
         raise ValueError("--in-place and --skip-existing: every target exists, so nothing would be restored")
-    # What is wrong with a file is told with its name.
+    # Silence the libraries: our own messages name the file.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="PIL")
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -127,7 +130,7 @@ def restore(
     with Journal(planned.jobs, settings, part=shard) if lasting else nullcontext() as journal:
         left = [job for job in wanted if journal is None or not journal.done(job)]
         if len(left) < len(wanted):
-            console.print(f"going on with a run that did not end: {len(wanted) - len(left)} pictures are done")
+            console.print(f"continuing a run that did not end: {len(wanted) - len(left)} pictures are done")
 
         def restore_one(job: Job, stop: Event, seen: Callable[[float], None]) -> Report:
             before_replacing = None if journal is None else partial(journal.note, job)
@@ -155,7 +158,7 @@ def restore(
     place = "in place" if in_place else f"into {common if output is None else output}"
     console.print(escape(f"restored {len(left) - len(failures)} of {len(left)} pictures {place}"))
     if len(wanted) < len(mine):
-        console.print(f"{len(mine) - len(wanted)} were there already")
+        console.print(f"{len(mine) - len(wanted)} already existed")
     _tell_left_out(planned, console)
     for failure in [*failures, *planned.unreadable]:
         console.print(f"[bold red]error:[/] {escape(str(failure))}")
@@ -172,7 +175,7 @@ def _run(
     *,
     as_json: bool,
 ) -> list[ImageError]:
-    """Restore, show how far it is, and return what failed; ends the command when it is interrupted."""
+    """Restore, show progress, and return the failures; on an interrupt, end the command."""
     sizes = {job: _size(job.source) for job in jobs}
     columns = (
         TextColumn("{task.description}"),
@@ -213,7 +216,7 @@ def _run(
                     typer.echo(json.dumps({"source": str(job.source), "target": str(job.target), **about}))
         except KeyboardInterrupt:
             progress.stop()
-            console.print(f"interrupted after {done} of {len(jobs)} pictures; the same command goes on from there")
+            console.print(f"interrupted after {done} of {len(jobs)} pictures; the same command continues from there")
             raise typer.Exit(130) from None
     return failures
 
@@ -227,7 +230,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """A request to end is as good as Ctrl-C."""
+    """Treat SIGTERM like Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -248,7 +251,7 @@ def _pipe(
     quality: int | None,
     max_pixels: int | None,
 ) -> None:
-    """Restore one picture from standard input, to standard output, or both."""
+    """Restore one picture from standard input, or to standard output, or both."""
     data = sys.stdin.buffer.read() if source == _STDIO else read_bytes(Path(source))
     if output in (None, Path(_STDIO)):
         kind = format_of(data)
@@ -269,7 +272,7 @@ def _pipe(
 
 
 def _tell_left_out(planned: Plan, console: Console) -> None:
-    """Count the files that are no pictures, or of kinds that cannot be read here, and name some."""
+    """Count the files that are not pictures or cannot be read here, and name some."""
     kinds: dict[str, list[Path]] = {}
     for path in planned.left_out:
         kind = "link to a folder" if path.is_dir() else path.suffix.lower() or "without a suffix"

@@ -17,7 +17,7 @@ from moceir.extras import require
 def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m) wrote.")]) -> None:
     """Rank the runs of a multirun by their best validation PSNR.
 
-    Writes sweep.html, a page to look at, sweep.csv and sweep.png into the folder.
+    Writes sweep.html (a page to open in a browser), sweep.csv and sweep.png into the folder.
     """
     require("moceir sweep", "train", "omegaconf", "matplotlib")
     from moceir.training.sweep import plot, read_sweep, write_page, write_table
@@ -44,7 +44,7 @@ def sweep(folder: Annotated[Path, typer.Argument(help="What a Hydra multirun (-m
 
 
 def _short(value: str) -> str:
-    """Four digits of a number; the CSV file has them all."""
+    """Shorten a number to four digits; the CSV file keeps them all."""
     try:
         return f"{float(value):.4g}"
     except ValueError:

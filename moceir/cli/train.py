@@ -53,16 +53,16 @@ def train(config: DictConfig) -> float:
         The best mean validation PSNR in dB, which sweeps maximise; NaN when there was no validation.
 
     Raises:
-        ValueError: when a setting is out of range, ``init_from`` and ``resume`` are both given, the weights to start
-            from are missing or another network's, data are missing or broken, the loss is not finite, a checkpoint
-            could not be written, or another process of the run is gone.
-        Stopped: when a signal asks the run to end; its checkpoint is written.
+        ValueError: when a setting is out of range, ``init_from`` and ``resume`` are both given, the initial weights
+            are missing or belong to another network, data are missing or broken, the loss is not finite, a checkpoint
+            could not be written, or another process of the run has ended.
+        Stopped: when a signal asks the run to end; its checkpoint is written first.
     """
     check_settings(config)
     if config.init_from and config.resume:
         raise ValueError("give init_from (start from weights) or resume (continue a run), not both")
     if config.resume == "latest":
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # repeated in its folder: each run goes on in its own
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # repeated in its folder: each run resumes in its own
             score = finished(Path(config.paths.output), _overrides())
             if score is not None:
                 return score
@@ -70,7 +70,7 @@ def train(config: DictConfig) -> float:
         else:
             checkpoint = unfinished(Path(config.paths.runs), config.name)
         config.resume = None if checkpoint is None else str(checkpoint)
-    if config.resume:  # the best checkpoint so far counts on
+    if config.resume:  # the best checkpoint so far still competes
         config.paths.checkpoints = str(Path(config.resume).parent)
     seed_everything(config.seed, workers=True)
     network: UNet = instantiate(config.network)
@@ -109,7 +109,7 @@ def train(config: DictConfig) -> float:
     best: ModelCheckpoint = next(callback for callback in callbacks if getattr(callback, "monitor", None))
     score = float("nan") if best.best_model_score is None else float(best.best_model_score)
     if trainer.is_global_zero:
-        # Without any validation there is no best, and the last weights, averaged, are what there is.
+        # Without validation no checkpoint is the best, so export the last averaged weights.
         trained = load_network(best.best_model_path or Path(config.paths.checkpoints) / LAST)
         exported = Path(config.paths.output) / "network.safetensors"
         save_network(trained, exported)
@@ -121,7 +121,7 @@ def train(config: DictConfig) -> float:
 
 
 def _overrides() -> list[str]:
-    """What this run was asked for besides going on."""
+    """List this run's overrides, except ``resume``."""
     return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
@@ -146,7 +146,7 @@ def _fit(trainer: Trainer, module: LightningModule, data: RestorationDataModule,
         trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=True)
     except (ValueError, OSError) as error:
         reason = str(error)
-        if reason.startswith("Caught "):  # in a loader's process, whose traceback is in the message
+        if reason.startswith("Caught "):  # from a loader's process; the message contains its traceback
             reason = reason.strip().rpartition("\n")[2].partition(": ")[2]
         raise ValueError(_then(reason, config)) from error
     except RuntimeError as error:
@@ -157,13 +157,13 @@ def _fit(trainer: Trainer, module: LightningModule, data: RestorationDataModule,
 
 
 def _then(what: str, config: DictConfig) -> str:
-    """What happened, and, where there is a checkpoint, how to go on."""
+    """Say what happened and, if there is a checkpoint, how to resume."""
     last = Path(config.paths.checkpoints) / LAST
-    return f"{what}; go on with resume={last}" if last.is_file() else what
+    return f"{what}; continue with resume={last}" if last.is_file() else what
 
 
 def _one_line(error: Exception) -> str:
-    """What is wrong; in an object of the configuration, with its place there."""
+    """Describe an error in one line; if a configured object raised it, start with its configuration key."""
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
         key = str(error).rpartition("full_key: ")[2].strip()
@@ -173,7 +173,7 @@ def _one_line(error: Exception) -> str:
 
 @hydra.main(config_path=config_dir(), config_name="train", version_base="1.3")
 def main(config: DictConfig) -> float:
-    """Train; a bad input ends the run with one line that names it and status 2, a signal with one line and its own."""
+    """Train; on bad input, log a line that names it and exit with 2; on signal n, log a line and exit with 128 + n."""
     keep_freed_memory()
     StopSignals().install()
     try:

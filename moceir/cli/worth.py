@@ -1,4 +1,4 @@
-"""``moceir worth``: what pictures lose when a block or an expert is left out."""
+"""``moceir worth``: the loss of quality when the network runs without a block or an expert."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def worth(
         "benchmark"
     ),
     override: Override = [],
-    side: Annotated[int, typer.Option(min=32, help="Of the middle square that is taken of a picture, pixels.")] = 160,
+    side: Annotated[
+        int, typer.Option(min=32, help="Side in pixels of the square cut from each picture's middle.")
+    ] = 160,
     seed: Annotated[int, typer.Option(help="Decides the noise.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the account here.")] = None,
 ) -> None:
-    """Leave out each block and each expert, and say what pictures lose: in dB, and in dB for each GMAC.
+    """Leave out each block and each expert, and report the loss in dB, and in dB for each GMAC saved.
 
-    Routes that follow tasks are no evidence that experts differ. What is lost without them is.
+    Routes that follow tasks do not prove that experts differ; the loss without an expert does.
     """
     require("moceir worth", "train", "torchmetrics")
     from moceir.inspection import sample_pictures

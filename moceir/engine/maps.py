@@ -12,7 +12,7 @@ from moceir.networks.strips import Halo
 
 
 class Readable(Protocol):
-    """What rows can be read of."""
+    """A map whose rows can be read."""
 
     def read(self, top: int, bottom: int) -> Tensor:
         """Rows ``top`` to ``bottom``, (1, C, bottom - top, W)."""
@@ -20,15 +20,15 @@ class Readable(Protocol):
 
 
 class Rows:
-    """How a map is cut: into strips of equally many rows, but for the last one.
+    """The division of a map into strips: all have the same number of rows, except the last.
 
-    No strip is so small that what is read around another goes beyond it: a halo is whole, or there is none because the
-    map ends there.
+    Every strip is at least as tall as the halo that its neighbours read, so a halo is complete unless the map ends
+    there.
 
     Args:
-        height: of the map.
+        height: rows of the map.
         size: rows of a strip, at least ``least``.
-        least: rows that the last strip has at least, if there are several.
+        least: minimum rows of the last strip, if there are several.
     """
 
     def __init__(self, height: int, size: int, least: int) -> None:
@@ -37,29 +37,29 @@ class Rows:
         self.count = max(1, height // size + (height % size >= least))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """First row of each strip, and the row behind its last."""
+        """Yield each strip's first row and the row after its last."""
         tops = [index * self.size for index in range(self.count)]
         return zip(tops, [*tops[1:], self.height], strict=True)
 
     def strip(self, row: int) -> int:
-        """The number of the strip that a row lies in."""
+        """Return the index of the strip that contains a row."""
         return min(row // self.size, self.count - 1)
 
     def grown(self, top: int, bottom: int, reach: int) -> tuple[int, int, Halo]:
-        """A strip with as many rows around it as ``reach`` and the map allow."""
+        """Extend a strip by up to ``reach`` rows on each side, as far as the map allows."""
         halo = Halo(min(reach, top), min(reach, self.height - bottom))
         return top - halo.above, bottom + halo.below, halo
 
 
 class Map:
-    """A map that is there: its strips, from the top. Strips above those that are still needed can be let go."""
+    """A map in memory, as strips from the top. Strips that are no longer needed can be released."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.strips: list[Tensor | None] = []
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom``; a view where they lie in one strip."""
+        """Return rows ``top`` to ``bottom``; a view if they lie in one strip."""
         pieces = []
         for index in range(self.rows.strip(top), self.rows.strip(bottom - 1) + 1):
             strip, start = self.strips[index], index * self.rows.size
@@ -69,19 +69,19 @@ class Map:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
     def let_go(self, top: int) -> None:
-        """Forget strips that lie above a row."""
+        """Release the strips that lie above a row."""
         for index in range(min(len(self.strips), self.rows.strip(max(0, top)))):
             self.strips[index] = None
 
 
 class Computed:
-    """A map that is computed anew, rows at a time, whenever it is read.
+    """A map that is not stored: every read computes the rows again.
 
     Args:
-        source: what it is computed from, of the same size.
-        rows: of the map.
-        steps: one after the other, with the rows around a strip each reads; they take rows and their halo and give the
-            rows without.
+        source: the input map, of the same size.
+        rows: the division of the map.
+        steps: (reach, function) pairs, applied in order. A function reads ``reach`` rows around a strip: it takes rows
+            with their halo and returns them without.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How the engine reads and writes a picture: region by region, so that it need not be in memory as floats."""
+"""The engine's access to a picture: it reads and writes regions, so the picture need not be in memory as floats."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from moceir.engine.regions import Region
 from moceir.networks.layers import channels_last
 
 Read = Callable[[Region], Tensor]
-"""Gives a region of a picture, (1, 3, h, w), float32 in [0, 1]."""
+"""Returns a region of a picture, (1, 3, h, w), float32 in [0, 1]."""
 
 Write = Callable[[Region, Tensor], None]
 """Takes a region of a picture, (1, 3, h, w), not clamped."""
 
 
 class ContinuedPicture:
-    """A picture that is continued by its last row and column."""
+    """A picture padded by repeating its last row and column."""
 
     def __init__(self, read: Read, height: int, width: int, padded: tuple[int, int]) -> None:
         self.source = read

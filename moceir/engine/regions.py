@@ -18,11 +18,11 @@ class Region(NamedTuple):
     width: int
 
     def shifted(self, origin: Region) -> Region:
-        """This region of the picture that ``origin`` is a part of, when it is now one of that part."""
+        """Convert this region from coordinates within ``origin`` to coordinates of the picture that contains it."""
         rows, columns = origin.top, origin.left
         top, bottom, left, right = self[:4]
         return origin._replace(top=top + rows, bottom=bottom + rows, left=left + columns, right=right + columns)
 
     def of(self, whole: Tensor) -> Tensor:
-        """This part of a whole picture (…, H, W), as a view."""
+        """Return this region of a whole picture (…, H, W), as a view."""
         return whole[..., self.top : self.bottom, self.left : self.right]

@@ -1,8 +1,8 @@
-"""Runs a network on one picture after the other, strip by strip, with the whole picture's result.
+"""Runs a network on pictures one at a time, strip by strip, with the same result as on the whole picture.
 
-It knows the order of a network's parts and nothing of what they compute. Strips are small enough for a processor's
-cache, which makes them faster than whole maps; sums over a picture are in double precision, which makes them more
-exact. How a picture is cut depends on its size alone, so the number of threads changes no bit.
+It knows the order of a network's parts, but not what they compute. Strips fit into a processor's cache, which makes
+them faster than whole maps; sums over a picture use double precision, which makes them more exact. The division into
+strips depends on the picture's size alone, so the number of threads does not change a bit of the result.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from moceir.networks.routes import RouteCosts, Routing, Run
 from moceir.networks.strips import Block, Halo, Strip, add_up
 from moceir.networks.unet import UNet
 
-#: About as many pixels as the rows of a strip would have at full resolution.
+#: The approximate number of full-resolution pixels that a strip covers.
 STRIP_PIXELS = 64 * 1280
 
-#: Maps of up to so many pixels are not cut: a second thread would save less than a second strip costs.
+#: Maps of up to this many pixels stay in one strip: a second thread would save less than a second strip costs.
 ONE_STRIP = 6_000
 
-#: In pictures of more pixels, two things are computed twice rather than kept: the map before the first halving, when
-#: the decoder needs it, and what blocks of that resolution keep from pass to pass. Maps then have pages of their own,
-#: because among blocks of other sizes they would leave gaps.
+#: In pictures of more pixels, the engine computes two things twice rather than keep them: the map before the first
+#: halving, when the decoder needs it, and what blocks of that resolution keep from pass to pass. Maps then have pages
+#: of their own, because among blocks of other sizes they would leave gaps.
 COMPUTE_TWICE_FROM = 8_000_000
 
 
 def move(network: UNet, device: str) -> UNet:
-    """The network, moved to a device.
+    """Move a network to a device and return it.
 
     Raises:
         ValueError: when the device cannot be used.
     """
     try:
         return network.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is none
+    except (RuntimeError, AssertionError) as error:  # torch raises one of these when there is no such device
         raise ValueError(f"device {device} cannot be used: {error}") from error
 
 
 class Engine:
-    """Restores as a network does, routes and budget included, up to rounding; faster, and with less memory.
+    """Gives a network's results, routes and budget included, up to rounding, but faster and with less memory.
 
-    It has a copy of the weights as they are now, computes in float32, and restores a batch picture by picture.
+    It copies the weights when it is made, computes in float32, and restores a batch picture by picture.
 
     Args:
-        network: what restores; its ``mac_budget`` holds.
+        network: the network that restores; its ``mac_budget`` applies.
         device: where to run, for example ``"cpu"`` or ``"cuda"``.
-        threads: of the processor; None for the cores that the process may use.
+        threads: number of CPU threads; None for the cores that the process may use.
 
     Raises:
         ValueError: when the device cannot be used.
@@ -76,12 +76,12 @@ class Engine:
 
     @property
     def route_costs(self) -> RouteCosts:
-        """The network's."""
+        """The cost of the network's routes."""
         return self.network.route_costs
 
     @property
     def mac_budget(self) -> float | None:
-        """The network's, which can be set here for this copy of it."""
+        """The network's budget in GMACs, or None; setting it changes the engine's copy only."""
         return self.network.mac_budget
 
     @mac_budget.setter
@@ -89,7 +89,7 @@ class Engine:
         self.network.mac_budget = gmacs
 
     def restore_and_route(self, x: Tensor, *, experts: Tensor | None = None) -> Restoration:
-        """What :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation.
+        """Return what :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation mode.
 
         Args:
             x: (B, 3, H, W), RGB in [0, 1].
@@ -117,16 +117,16 @@ class Engine:
     def run(
         self, read: Read, write: Write, height: int, width: int, *, experts: Tensor | None = None
     ) -> tuple[Routing, ...]:
-        """Restore one picture that is read and written region by region, by several threads at once.
+        """Restore one picture, reading and writing regions of it from several threads at once.
 
         Args:
-            read: gives a region of the picture, (1, 3, h, w), float32 in [0, 1], anywhere; may be asked repeatedly.
+            read: returns any region of the picture, (1, 3, h, w), float32 in [0, 1]; may be called repeatedly.
             write: takes regions of the restored picture, (1, 3, h, w), not clamped; each pixel once.
-            height, width: of the picture.
+            height, width: size of the picture.
             experts: (layers, 1, k) int64, the experts to take; None lets the routers choose.
 
         Returns:
-            How each layer routed it.
+            Each layer's routing of the picture.
         """
         run = self.network.begin(experts=experts)
         levels = self._levels(height, width)
@@ -161,7 +161,7 @@ class Engine:
         return tuple(run.routings)
 
     def _levels(self, height: int, width: int) -> list[Rows]:
-        """How each level's map is cut."""
+        """Divide each level's map into strips."""
         alignments = [2] * (len(self.network.down) + 1)  # halving takes pairs of rows
         farthest, before_halving, halved = 1, 0, False
         for part in self.network.parts():
@@ -171,7 +171,7 @@ class Engine:
                 alignments[part.level] = math.lcm(alignments[part.level], part.module.alignment)
                 farthest = max(farthest, *part.module.reaches)
             halved = halved or part.kind == "down"
-            before_halving += 0 if halved else reach  # what computing the first skip twice takes
+            before_halving += 0 if halved else reach  # rows for computing the first skip again
         least = max(farthest, before_halving)
         height, width = padded_size(len(self.network.down), (height, width))
         return [
@@ -187,13 +187,12 @@ class Engine:
         *,
         lean: bool,
     ) -> Map:
-        """A new map.
+        """Compute a new map.
 
         Args:
-            rows: how it is cut.
-            compute: gives its rows.
-            release: maps that are not needed afterwards, with how many of their rows one of the new map's stands for,
-                and how many around them are read.
+            rows: its division into strips.
+            compute: returns its rows.
+            release: maps to release strip by strip, as (map, rows of it for each new row, rows read around a strip).
             lean: see :data:`COMPUTE_TWICE_FROM`.
         """
         new = Map(rows)
@@ -210,9 +209,9 @@ class Engine:
     def _block(
         self, block: nn.Module, current: Map, run: Run, *, lean: bool, twice: bool
     ) -> tuple[Map, tuple[int, Callable[[Tensor, Halo], Tensor]]]:
-        """The block's result on a map, and the step that computes it from what the block got.
+        """Return the block's result on a map, and the step that computes it from the block's input.
 
-        ``twice``: compute what the block keeps from pass to pass a second time instead.
+        ``twice``: instead of keeping what the block stores from pass to pass, compute it a second time.
         """
         if not isinstance(block, Block):
             raise ValueError(f"{type(block).__name__} is no block")
@@ -232,7 +231,7 @@ class Engine:
             for total, keep in self.workers.map(summarise, rows):
                 sums.append(total)
                 keeping.strips.append(None if twice or keep is None else in_pages_of_its_own(keep) if lean else keep)
-            # By a worker, too: here, an operation would wake other threads, which spin for a while.
+            # A worker runs this, too: an operation in this thread would wake other threads, which spin for a while.
             conclude = partial(block.conclude, known=known, run=run)
             known.extend(self.workers.map(conclude, [add_up(sums)]))
             kept = None if keeping.strips[0] is None else keeping
@@ -256,7 +255,7 @@ class Engine:
         return block.summarise(strip(*rows, reach), known)
 
     def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool, lean: bool) -> Map:
-        """The map a level deeper; ``release``: the one above is not needed afterwards."""
+        """Compute the map a level deeper; ``release``: release the one above meanwhile."""
 
         def compute(top: int, bottom: int) -> Tensor:
             first, last, halo = current.rows.grown(2 * top, 2 * bottom, _reach(module))
@@ -265,7 +264,7 @@ class Engine:
         return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [], lean=lean)
 
     def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows, *, lean: bool) -> Map:
-        """The map a level above, fused with its skip."""
+        """Compute the map a level above, fused with its skip."""
 
         def compute(top: int, bottom: int) -> Tensor:
             first, last, halo = current.rows.grown(top // 2, bottom // 2, _reach(up))
@@ -279,7 +278,7 @@ class Engine:
     def _write(
         self, module: nn.Module, current: Map, picture: ContinuedPicture, write: Write, size: tuple[int, int]
     ) -> None:
-        """The picture plus the last part's result."""
+        """Write the sum of the picture and the last part's result."""
         height, width = size
 
         def finish(strip: tuple[int, int]) -> int:
@@ -296,18 +295,18 @@ class Engine:
 
 
 def _reach(module: nn.Module) -> int:
-    """How many rows of its input a part without sums needs around a strip."""
+    """Return how many input rows around a strip a part needs, if it has no sums."""
     return cast(int, getattr(module, "reach", 0))
 
 
 def _strip_rows(height: int, width: int, alignment: int, least: int) -> int:
-    """Rows of a strip; an even number of strips is dealt out evenly to most processors' cores."""
+    """Choose the rows of a strip; the number of strips is even, to load the cores of most processors equally."""
     strips = 2 * max(1, round(height * width / STRIP_PIXELS / 2)) if height * width > ONE_STRIP else 1
     return max(-(-least // alignment), round(height / strips / alignment)) * alignment
 
 
 def _join(routings: tuple[Routing, ...]) -> Routing:
-    """One layer's decisions on several pictures, as one batch."""
+    """Join one layer's decisions on several pictures into one batch."""
     return Routing(
         logits=torch.cat([routing.logits for routing in routings]),
         gates=torch.cat([routing.gates for routing in routings]),

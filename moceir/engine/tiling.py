@@ -1,8 +1,8 @@
-"""A picture restored in overlapping tiles that are blended: for pictures whose maps do not fit into memory.
+"""Restores a picture in overlapping tiles and blends them: for pictures whose maps do not fit into memory.
 
-Channel attention, routers and frequency embedding look at all they are given, so tiles give another result than the
-whole picture does. Experts are chosen once, on the tile in the middle, so that at least those do not change from
-tile to tile, and the budget holds for all.
+Channel attention, routers and frequency embedding use their whole input, so the result in tiles differs from the
+whole picture's. The middle tile chooses the experts for all tiles, so that experts do not change from tile to tile
+and the budget holds for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from moceir.engine.regions import Region
 from moceir.engine.schedule import Engine
 from moceir.networks.routes import Routing, route_of
 
-#: Pixels by which neighbouring tiles overlap, and over which one fades into the other.
+#: Pixels by which neighbouring tiles overlap and over which they are blended.
 OVERLAP = 64
 
 
@@ -26,7 +26,7 @@ def check_side(side: int) -> None:
 
 
 def overlapping_tiles(height: int, width: int, side: int) -> list[Region]:
-    """Tiles of ``side`` pixels or the whole length, evenly spread, that overlap by :data:`OVERLAP` or more."""
+    """Cover a picture with evenly spaced tiles of at most ``side`` pixels that overlap by :data:`OVERLAP` or more."""
 
     def starts(length: int) -> list[int]:
         if length <= side:
@@ -42,7 +42,7 @@ def overlapping_tiles(height: int, width: int, side: int) -> list[Region]:
 
 
 def fade(tile: Region) -> Tensor:
-    """(h, w), how much a tile counts: less and less towards edges where another tile begins."""
+    """Return a tile's blending weights, (h, w): they fall towards edges that another tile overlaps."""
 
     def ramp(start: int, stop: int, length: int) -> Tensor:
         weight = torch.ones(stop - start)
@@ -62,12 +62,12 @@ def run_in_tiles(
     """Like :meth:`~moceir.engine.schedule.Engine.run`, in tiles; the routing is that of the tile in the middle.
 
     Args:
-        side: of a tile, as :func:`check_side` accepts it.
+        side: pixels of a tile's side; :func:`check_side` must accept it.
     """
     tiles = overlapping_tiles(height, width, side)
     blended = torch.zeros(1, 3, height, width)
     weights = torch.zeros(height, width)
-    # The middle first, because it decides.
+    # The middle tile runs first, because it chooses the experts.
     middle = min(tiles, key=lambda t: abs(t.top + t.bottom - height) + abs(t.left + t.right - width))
     decisions: tuple[Routing, ...] = ()
     for tile in [middle, *(tile for tile in tiles if tile is not middle)]:

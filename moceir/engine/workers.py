@@ -1,4 +1,4 @@
-"""Threads that each run whole strips, with operations of one thread each."""
+"""Threads that each run whole strips; an operation uses only the thread that calls it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 class Workers:
     """A pool of threads.
 
-    Operations are not split among threads: each thread has its own strip, nobody waits for the slowest after every
-    operation, and waiting threads sleep. The settings of other threads stay as they are.
+    Operations are not split among threads: each thread has its own strip, no thread waits for the slowest after every
+    operation, and waiting threads sleep. The settings of other threads do not change.
 
     Args:
-        threads: how many.
+        threads: the number of threads.
     """
 
     def __init__(self, threads: int) -> None:
@@ -29,7 +29,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, "moceir", initializer=use_one_thread)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results in the order of the items; only a few more are under way than there are threads."""
+        """Yield results in the order of the items; only a few more calls run or wait than there are threads."""
         running: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -44,9 +44,9 @@ class Workers:
 
 
 def use_one_thread() -> None:
-    """Operations of the calling thread are not split among threads from now on."""
-    # OpenMP's number of threads belongs to the thread that asks. PyTorch sets it once for each new thread, at the first
-    # question, so that must come before.
+    """Stop PyTorch from splitting the calling thread's operations among threads."""
+    # OpenMP keeps its number of threads for each calling thread. PyTorch sets it once in each new thread, when first
+    # asked for it, so ask before setting the limit.
     torch.get_num_threads()
     threadpoolctl.threadpool_limits(1, user_api="openmp")
 

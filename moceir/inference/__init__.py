@@ -1,1 +1,1 @@
-"""Arbitrary pictures in, restored pictures out; needs neither Lightning nor Hydra."""
+"""Restores arrays, pictures, videos and folders; needs neither Lightning nor Hydra."""

@@ -1,4 +1,4 @@
-"""Measuring on pairs, and on clean pictures with synthetic noise."""
+"""Measures a network on pairs, and on clean pictures with synthetic degradations."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from moceir.inference.postprocess import bilateral_filter, quantise
 
 
 class Score(NamedTuple):
-    """One picture with one degradation."""
+    """The scores of one picture with one degradation."""
 
     name: str
     """The dataset and the picture's path in it."""
     task: str
     degraded_psnr: float
-    """dB, against the clean picture; the degraded one is taken as it is."""
+    """dB, of the degraded picture as it is, against the clean one."""
     psnr: float
     """dB, of the restored picture, clamped to [0, 1]."""
     ssim: float
-    """Of the restored picture."""
+    """SSIM of the restored picture."""
     filtered_psnr: float
     """dB, of the restored picture in 8 bits, after the bilateral filter."""
     filtered_ssim: float
-    """Of the same."""
+    """SSIM of the filtered picture."""
     gmacs: float
-    """Of the route taken, scaled to 1280×720, post-filter included."""
+    """Cost of the route taken, scaled to 1280×720, post-filter included."""
     experts: list[int]
-    """Those that were taken, layer by layer."""
+    """The experts taken, layer by layer."""
 
 
 @torch.inference_mode()
@@ -54,7 +54,7 @@ def evaluate(
         seed: decides the noise, with the picture's number in its dataset and nothing else.
     """
     require("measuring", "train", "torchmetrics")
-    # Costs 1 s and 90 MB, which other commands need not pay.
+    # The import costs 1 s and 90 MB, which other commands need not pay.
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     def psnr(picture: Tensor, clean: Tensor) -> float:

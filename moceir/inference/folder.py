@@ -1,4 +1,4 @@
-"""Any number of picture files: which, into which, several at once, and going on where a killed run was."""
+"""Restores any number of files: plans targets, runs several jobs at once, and continues killed runs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Job(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """One of several parts of a run, each for a process of its own; they share nothing but folders."""
+    """One of several shards of a run, each for a process of its own; they share nothing but folders."""
 
     number: int
-    """From 1."""
+    """The shard's number, from 1."""
     of: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From ``K/N``.
+        """Parse ``K/N``.
 
         Raises:
             ValueError: when it is something else.
@@ -50,7 +50,7 @@ class Shard(NamedTuple):
         return cls(int(number), int(of))
 
     def deal(self, jobs: Sequence[Job]) -> list[Job]:
-        """This part's jobs: every one is some part's, and none is two parts'."""
+        """Select this shard's jobs: every job belongs to exactly one shard."""
         return list(jobs[self.number - 1 :: self.of])
 
     def __str__(self) -> str:
@@ -58,19 +58,19 @@ class Shard(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to do, and what not."""
+    """The files to restore, and those that are left out."""
 
     jobs: list[Job]
     left_out: list[Path]
     """Files of kinds that cannot be read, and links to folders."""
     unreadable: list[str]
-    """One line for each folder that could not be looked into."""
+    """One line for each folder that could not be read."""
 
 
 def plan(
     inputs: Iterable[str], output: Path | None, *, format: str | None = None, suffix: str = "", in_place: bool = False
 ) -> Plan:
-    """Which files to restore, and where to.
+    """Decide which files to restore, and into which files.
 
     Args:
         inputs: picture and video files, folders (searched for pictures, their layout kept), glob patterns for
@@ -129,13 +129,13 @@ def _renamed(path: Path, suffix: str, format: str | None) -> Path:
 
 class _Expanded(NamedTuple):
     pictures: list[tuple[Path, Path]]
-    """Each with its path below the output."""
+    """List each file with its path below the output."""
     left_out: list[Path]
     unreadable: list[str]
 
 
 def _expand(pattern: str, *, outside: Path | None) -> _Expanded:
-    """The files an input stands for."""
+    """List the files that an input names."""
     if pattern.startswith("@"):
         return _Expanded(_listed(Path(pattern[1:])), [], [])
     path = Path(pattern)
@@ -161,7 +161,7 @@ def _expand(pattern: str, *, outside: Path | None) -> _Expanded:
 
 
 def _listed(file: Path) -> list[tuple[Path, Path]]:
-    """The paths in a text file; they are not looked for, because there may be millions."""
+    """Read the paths in a text file; do not check that they exist, because there may be millions."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -176,12 +176,12 @@ def _listed(file: Path) -> list[tuple[Path, Path]]:
 
 
 def common_folder(jobs: Sequence[Job]) -> Path:
-    """The deepest folder that all targets are in."""
+    """Return the deepest folder that contains all targets."""
     return Path(os.path.commonpath([job.target.parent.absolute() for job in jobs]))
 
 
 def fingerprint(network: UNet, *options: object) -> str:
-    """What decides a run's results: this version, the weights, and options."""
+    """Hash what determines a run's results: the version of moceir, the weights, and the options."""
     digest = hashlib.sha256(repr((version("moceir"), network.config, options)).encode())
     for name, value in network.state_dict().items():
         digest.update(name.encode() + value.cpu().numpy().tobytes())
@@ -189,11 +189,11 @@ def fingerprint(network: UNet, *options: object) -> str:
 
 
 class Journal:
-    """What a run over many files has done, beside its targets, so that the next one can go on.
+    """A record of the files that a run has finished, kept beside its targets so that the next run can continue.
 
-    A line is written just before a file takes its place, with the SHA-256 of its content: a target is done when it
-    has that content, and its source is what it was. A run's journal goes when it is through. Those of parts stay: they
-    say what became of each picture, and each part reads what all have done, however many there were.
+    The journal gets a line with the SHA-256 of the content just before a file takes its place. A target is done if it
+    has that content and its source has not changed. A run deletes its journal when it ends. The journals of shards
+    stay: they record each picture's outcome, and each shard reads those of all others, whatever their number.
 
     Args:
         jobs: of all parts; the file is in the folder that all targets have in common.
@@ -231,7 +231,7 @@ class Journal:
                 self._done |= self._read(other.read_text(encoding="utf-8").splitlines())
 
     def _read(self, lines: list[str]) -> dict[str, dict[str, Any]]:
-        """Target -> its last line, if the settings are these."""
+        """Map each target to its last line, if the settings have not changed."""
         entries = []
         for line in lines:
             try:
@@ -248,7 +248,7 @@ class Journal:
             self._file.flush()
 
     def done(self, job: Job) -> bool:
-        """Whether a run before has written this target from this source."""
+        """Whether an earlier run has written this target from this source."""
         entry = self._done.get(str(job.target.absolute()))
         if entry is None:
             return False
@@ -260,12 +260,12 @@ class Journal:
         return same and hashlib.sha256(content).hexdigest() == entry["sha256"]
 
     def note(self, job: Job, sha256: str, report: Report) -> None:
-        """Write down that the target is about to get this content, and how it came about."""
+        """Record that the target is about to get this content, with its report."""
         entry = {"target": str(job.target.absolute()), "sha256": sha256, "source": _state(job.source)}
         self._add(entry | report._asdict())
 
     def fail(self, job: Job, error: ImageError) -> None:
-        """Write down why there is no target."""
+        """Record why a picture could not be restored."""
         self._add({"target": str(job.target.absolute()), "error": str(error)})
 
     def __enter__(self) -> Journal:
@@ -279,7 +279,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Let others have the file, which stays."""
+        """Close the file, which releases its lock, but keep it."""
         self._file.close()
 
 
@@ -295,10 +295,10 @@ Restore = Callable[[Job, Event], Report]
 def restore_all(
     restore: Restore, jobs: Sequence[Job], *, workers: int = 1
 ) -> Iterator[tuple[Job, Report | ImageError]]:
-    """Restore files, several at once, whatever becomes of one of them; in the order in which they are done.
+    """Restore files, several at once, and yield outcomes as they finish; a failure does not stop the others.
 
-    When the loop over it ends early, by Ctrl-C, too, what is at work stops at once and leaves nothing behind. What
-    runs that were killed have left in the targets' folders is removed.
+    If the caller's loop ends early, on Ctrl-C for example, the running jobs stop at once and leave no partial files.
+    Partial files that killed runs have left in the targets' folders are removed.
 
     Args:
         restore: does one.
@@ -317,7 +317,7 @@ def restore_all(
                 yield job, future.result()
             except ImageError as error:
                 yield job, error
-            except Exception as error:  # a fault of ours: it must not cost the other pictures
+            except Exception as error:  # a bug of ours must not stop the other pictures
                 yield job, ImageError(f"{job.source}: {type(error).__name__}: {error}")
     finally:
         stop.set()

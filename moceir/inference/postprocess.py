@@ -1,4 +1,4 @@
-"""What follows the network: quantisation to 8 bits and the bilateral filter."""
+"""Postprocessing: quantisation to 8 bits and the bilateral filter."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def quantise(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1], clamped here, -> uint8 (H, W, 3), rounded to nearest."""
+    """Clamp (3, H, W) to [0, 1] and convert it to uint8 (H, W, 3), rounded to nearest."""
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def bilateral_filter(image: np.ndarray) -> np.ndarray:
-    """Smooth what the network left, 3×3 neighbours at a time (design document, eq. 17).
+    """Smooth the network's result with a 3×3 bilateral filter (design document, eq. 17).
 
-    The document's parameters: σ of 10 grey levels, of 255, and 10 pixels.
+    The parameters are the document's: σ of 10 grey levels (of 255) and of 10 pixels.
 
     Args:
         image: (H, W) grey or (H, W, 3), uint8, or float32 in [0, 1].

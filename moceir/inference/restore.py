@@ -1,4 +1,4 @@
-"""Restoring arrays, pictures, and picture files."""
+"""Restores arrays, pictures, and picture files."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from moceir.pictures.picture import ImageError, Metadata, Picture, convert, high
 
 
 class Stopped(BaseException):
-    """The run was told to stop; nothing of the picture at hand has been written."""
+    """The run was told to stop; nothing of the current picture has been written."""
 
 
 class Report(NamedTuple):
-    """What was done with one file."""
+    """A report on one restored file."""
 
     height: int
     width: int
@@ -41,12 +41,12 @@ class Report(NamedTuple):
     depth: str
     """The type of the values that were written: uint8, uint16, float32."""
     experts: list[list[int]]
-    """Those that were taken, layer by layer."""
+    """The experts taken, layer by layer."""
     gmacs: float
-    """Of the route, at 1280×720, the post-filter included."""
+    """Cost of the route at 1280×720, post-filter included."""
     seconds: float
     warnings: list[str]
-    """What of the source the target does not hold."""
+    """What the target could not keep of the source, one phrase each."""
 
 
 class Restorer:
@@ -55,16 +55,16 @@ class Restorer:
     The network is copied, so that the original keeps its mode, device and budget.
 
     Args:
-        network: what restores.
+        network: the network that restores.
         mac_budget: GMACs at 1280×720 that no picture's route may exceed, filter included; None for no limit.
         post_filter: whether the bilateral filter (design document, eq. 17) follows the network; with the shipped
             weights PSNR is higher without.
         device: where to run, for example ``"cpu"`` or ``"cuda"``.
-        threads: of the processor; None for the cores that the process may use.
-        tile: restore in overlapping tiles of so many pixels a side; None for whole pictures. Tiles bound the memory
-            of the largest pictures, and give another result (see :mod:`moceir.engine.tiling`).
-        strength: 0 leaves pictures as they are, 1 takes the network's result, and what is between is blended.
-        texture: how much of the lost texture is put back, 0 to 1 (see :mod:`moceir.inference.texture`).
+        threads: number of CPU threads; None for the cores that the process may use.
+        tile: side in pixels of overlapping tiles to restore in; None for whole pictures. Tiles bound the memory that
+            the largest pictures need, but change the result (see :mod:`moceir.engine.tiling`).
+        strength: 0 leaves pictures as they are, 1 takes the network's result, values between blend the two.
+        texture: fraction of the lost texture to put back, 0 to 1 (see :mod:`moceir.inference.texture`).
 
     Raises:
         ValueError: when the budget is less than the cheapest route, the tiles are too small, the device cannot be
@@ -85,7 +85,7 @@ class Restorer:
     ) -> None:
         for name, value in (("strength", strength), ("texture", texture)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} of {value:g}: it goes from 0 to 1")
+                raise ValueError(f"{name} of {value:g}: it must be from 0 to 1")
         self.engine = Engine(network, device=device, threads=threads)
         self.engine.mac_budget = mac_budget
         self.run = self.engine.run if tile is None else partial(run_in_tiles, self.engine, side=tile)
@@ -94,7 +94,7 @@ class Restorer:
         self.post_filter, self.strength, self.texture = post_filter, strength, texture
 
     def restore(self, image: np.ndarray) -> np.ndarray:
-        """Restore an array -> one of the same shape and type.
+        """Restore an array and return one of the same shape and type.
 
         Args:
             image: (H, W) grey; (H, W, C) with 1 channel of grey, 3 of RGB, or these and alpha, which is kept; or a
@@ -131,7 +131,7 @@ class Restorer:
     def restore_pixels(
         self, pixels: np.ndarray, depth: np.dtype, *, experts: Tensor | None = None, stop: Event | None = None
     ) -> tuple[np.ndarray, Tensor]:
-        """Restore values in one of a picture's types.
+        """Restore a picture's pixels.
 
         Args:
             pixels: (H, W) or (H, W, 3), uint8, uint16, or floats in [0, 1].
@@ -145,7 +145,7 @@ class Restorer:
         white = highest(pixels.dtype)
         # A grey picture, in one channel or in three, stays grey: its result is projected onto grey.
         grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
-        # What looks at neighbours comes before the rounding; but the document's filter is one of 8 bits.
+        # Steps that read neighbouring pixels run before rounding, except the document's filter, which needs 8 bits.
         whole = self.texture > 0 or (self.post_filter and depth != np.uint8)
         restored = np.empty(pixels.shape, np.float32 if whole else depth)
 
@@ -180,7 +180,7 @@ class Restorer:
         experts: Tensor | None = None,
         stop: Event | None = None,
     ) -> tuple[list[Picture], Tensor]:
-        """Restore what is in a file, all with the route of the first, as a format can hold it.
+        """Restore all pictures of a file with the first one's route, in a depth that the format can hold.
 
         Args:
             pictures: at least one.
@@ -211,7 +211,7 @@ class Restorer:
         compare: Path | None = None,
         stop: Event | None = None,
     ) -> tuple[bytes, Report]:
-        """Restore a file's content -> the content of a file that would be called ``target``.
+        """Restore a file's content and return the content for a file named ``target``.
 
         Args:
             data: the content.
@@ -242,7 +242,7 @@ class Restorer:
         experts: Tensor | None = None,
         stop: Event | None = None,
     ) -> tuple[bytes, Report]:
-        """Restore what was in a file -> the content of a file that would be called ``target``.
+        """Restore decoded pictures and return the content for a file named ``target``.
 
         Args:
             pictures: at least one.
@@ -257,7 +257,7 @@ class Restorer:
         check_target(pictures, format, target)
         try:
             restored, experts = self.restore_pictures(pictures, format, experts=experts, stop=stop)
-        except Exception as error:  # memory, in the words of numpy, torch, CUDA or the system
+        except Exception as error:  # no memory, as numpy, torch, CUDA or the system report it
             raise ImageError(f"{name}: could not be restored ({error})") from error
         content, lost = encode(restored, target, quality=quality)
         if compare is not None:

@@ -1,4 +1,4 @@
-"""Texture that a network took for noise, put back: what of the luminance it removed stands out from the noise.
+"""Puts back texture that a network took for noise: the part of the removed luminance that exceeds the noise.
 
 The removed luminance is cut into bands by the undecimated ("à trous") wavelet transform with the cubic B-spline's
 filter (Starck, Fadili, Murtagh, "The Undecimated Wavelet Decomposition and its Reconstruction", IEEE TIP 2007, section
@@ -20,7 +20,7 @@ _MAD_OF_NORMAL = 0.6745
 
 
 def detail(removed: np.ndarray) -> np.ndarray:
-    """What of a removed luminance, float32 (H, W), is more than noise, but for the coarsest band: no texture."""
+    """Extract from a removed luminance, float32 (H, W), what exceeds noise; omit the coarsest band, not texture."""
     found = np.zeros_like(removed)
     smooth = removed
     for level in range(LEVELS):

@@ -1,4 +1,4 @@
-"""Restoring videos: frame by frame, with one route for all frames of a shot."""
+"""Restores videos frame by frame, with one route for all frames of a shot."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _THUMBNAIL = (32, 32)
 
 
 class _Shots:
-    """Restores frames one after the other, those of a shot with the route of its first."""
+    """Restores frames in order; all frames of a shot take the route of its first frame."""
 
     def __init__(self, restorer: Restorer, stop: Event | None) -> None:
         self.restorer, self.stop = restorer, stop
         self.depth = np.dtype(np.uint8)
         self.experts: Tensor | None = None
-        """Of the last shot, (layers, 1, k)."""
+        """The experts of the last shot, (layers, 1, k)."""
         self._before: np.ndarray | None = None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ class _Shots:
         return restored
 
     def _look(self, pixels: np.ndarray) -> np.ndarray:
-        """A thumbnail in [0, 1], by which the next frame is found to be of the same shot."""
+        """A thumbnail in [0, 1]; comparing it with the next frame's detects a new shot."""
         self.depth = pixels.dtype
         small = cv2.resize(pixels, _THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
         self._before = small / highest(self.depth)
@@ -76,8 +76,7 @@ def restore_video(
     """Restore a video into another file, written whole or not at all; sound and subtitles are copied.
 
     The routers choose at the first frame of each shot, so that a shot does not flicker between experts. A run that
-    ends early leaves the segments that it has finished beside the target, and the next goes on behind them, to the same
-    result.
+    ends early leaves its finished segments beside the target; the next run continues after them, with the same result.
 
     Args:
         restorer: what restores.

@@ -1,4 +1,4 @@
-"""Networks from files and to files.
+"""Loads networks from files and saves them.
 
 Three kinds are read: our ``.safetensors`` (the configuration in the metadata), our Lightning checkpoints, and
 published MoCE-IR checkpoints (the configuration inferred from names and shapes). Nothing in a file is executed, and
@@ -33,7 +33,7 @@ _FORMAT = "moceir"
 _LARGEST = 1024
 """No width, count or window in a network's configuration is larger."""
 
-#: What files of before there was a second one hold.
+#: The network in files without a name, which date from when there was only one.
 _FIRST = "MoCEIR"
 
 #: Published parameter names -> ours, applied in this order.
@@ -138,7 +138,7 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     try:
         config = infer_config(state) if config is None else config
         if topk not in (None, config.get("topk")):
-            config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes says nothing of these
+            config = {**config, "topk": topk, "mac_budget": None}  # a budget for other routes does not apply to these
         _check_sizes(state, known[kind], config)
         network = known[kind](**config)
         network.load_state_dict(state)
@@ -154,14 +154,14 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
 
 
 def _subclasses(kind: type[UNet]) -> Iterator[type[UNet]]:
-    """The networks that this program has imported; whatever a file says, nothing else is built or imported."""
+    """Map the names of the imported networks to their classes; a file cannot cause anything else to be built."""
     for one in kind.__subclasses__():
         yield one
         yield from _subclasses(one)
 
 
 def not_finite(state: State) -> str | None:
-    """The name of the first tensor that holds NaN or infinity; None when all are finite."""
+    """Name the first tensor that holds NaN or infinity; None when all are finite."""
     return next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
 
 
@@ -191,7 +191,7 @@ def _check_sizes(state: State, kind: type[UNet], config: dict[str, Any]) -> None
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    """The whole numbers in a value of a configuration."""
+    """Yield the whole numbers in a value of a configuration."""
     if isinstance(value, (list, tuple)):
         for one in value:
             yield from _numbers(one)
@@ -213,9 +213,7 @@ def save_network(network: UNet, path: str | Path) -> None:
 
 
 def metadata_of(network: UNet) -> dict[str, str]:
-    """What a file of weights says of itself: what :func:`load_network` needs, and ModelSpec's keys for those who list
-    models.
-    """
+    """Build a weight file's metadata: what :func:`load_network` needs, and ModelSpec's keys for model catalogues."""
     name = type(network).__name__
     return {
         "format": _FORMAT,
@@ -229,7 +227,7 @@ def metadata_of(network: UNet) -> dict[str, str]:
 
 
 def rename_published(state: State) -> State:
-    """Published names -> ours; an optional ``net.`` prefix and the complexity buffers are dropped."""
+    """Rename published parameters to our names; drop an optional ``net.`` prefix and the complexity buffers."""
     renamed = {}
     for name, tensor in state.items():
         name = name.removeprefix("net.")
@@ -282,7 +280,7 @@ def _read_checkpoint(path: Path) -> tuple[State, str, dict[str, Any] | None]:
 
 
 def _describe(path: Path) -> str:
-    """What a file that torch cannot read seems to be."""
+    """Describe what a file that torch cannot read seems to be."""
     start = path.read_bytes()[:512]
     if not start:
         return "an empty file"
@@ -292,7 +290,7 @@ def _describe(path: Path) -> str:
 
 
 def _check_published(path: Path, state: State) -> None:
-    """Raise WeightsError when the renamed tensors are none of a published network's."""
+    """Raise WeightsError when the renamed tensors do not belong to a published network."""
     needed = ("embed.weight", "output.weight", "decoder.0.0.moce.router.features.weight")
     missing = [name for name in needed if name not in state]
     if missing:

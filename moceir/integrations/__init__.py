@@ -1,1 +1,1 @@
-"""Other people's programs, told of our networks."""
+"""Support for our networks in other programs."""

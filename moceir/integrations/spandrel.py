@@ -1,4 +1,4 @@
-"""MoCE-IR for spandrel, by which chaiNNer and others find out what a file of weights is.
+"""MoCE-IR for spandrel, which chaiNNer and other programs use to identify a file of weights.
 
 >>> import moceir.integrations.spandrel
 >>> moceir.integrations.spandrel.register()
@@ -32,7 +32,7 @@ class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]
         super().__init__(id="MoCEIR", name="MoCE-IR", detect=is_moce_ir)
 
     def load(self, state_dict: Mapping[str, Tensor]) -> ImageModelDescriptor[MoCEIR]:
-        """The network, whose route follows from the whole picture, so that programs must not cut it into tiles."""
+        """Load the network. Its route depends on the whole picture, so programs must not cut pictures into tiles."""
         state = _ours(state_dict)
         network = MoCEIR(**infer_config(state))
         network.load_state_dict(state)
@@ -53,7 +53,7 @@ class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]
 
 
 def is_moce_ir(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether these are a MoCE-IR network's tensors, by our names or the authors'."""
+    """Whether the tensors are a MoCE-IR network's, under our names or the authors'."""
     return set(_MARKS) <= _ours(state_dict).keys()
 
 
@@ -63,5 +63,5 @@ def _ours(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def register() -> None:
-    """Let spandrel's loaders know MoCE-IR; again does no harm."""
+    """Register MoCE-IR with spandrel's loaders; calling this repeatedly is harmless."""
     MAIN_REGISTRY.add(ArchSupport.from_architecture(MoCEIRArchitecture()), ignore_duplicates=True)

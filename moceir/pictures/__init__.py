@@ -1,1 +1,1 @@
-"""Picture files as people have them: decoded and encoded with what is in them, and found on and written to disk."""
+"""Picture files: finds, reads and writes them, and decodes and encodes them with their metadata."""

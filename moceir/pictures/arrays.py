@@ -1,4 +1,4 @@
-"""Picture files as uint8 RGB arrays, which is what training and measuring work on, and back."""
+"""Reads and writes picture files as uint8 RGB arrays, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moceir.pictures.files import read_bytes, write_atomically
 from moceir.pictures.formats import decode, encode
 from moceir.pictures.picture import ImageError, Picture, convert
 
-# What a whole file ends with, give or take what some cameras append.
+# The end of a complete file, except for what some cameras append.
 _LAST_MARK = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 _TAIL = 4096
 _EXIF_ORIENTATION = 274
@@ -33,7 +33,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """As :func:`read_image`, from a file's content; ``name`` is for the error's message."""
+    """Like :func:`read_image`, from a file's content; error messages use ``name``."""
     pictures = decode(data, name)
     if len(pictures) > 1:
         raise ImageError(f"{name}: holds {len(pictures)} pictures, and one is expected")
@@ -57,10 +57,10 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width as :func:`read_image` gives them, from the header of a file that looks whole.
+    """Return height and width as :func:`read_image` gives them, from the header if the file looks complete.
 
-    A PNG, JPEG or BMP that is cut short is found without decoding it; what does not look whole, and every other
-    format, is decoded.
+    A truncated PNG, JPEG or BMP is recognised without decoding. Files that look incomplete, and all other formats,
+    are decoded.
 
     Raises:
         ImageError: as :func:`read_image`.
@@ -75,7 +75,7 @@ def image_size(path: Path) -> tuple[int, int]:
             if _looks_whole(file, kind):
                 return (width, height) if turned else (height, width)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass  # decoding says what is wrong, or that nothing is
+        pass  # decoding reports what is wrong, if anything
     height, width = read_image(path).shape[:2]
     return height, width
 

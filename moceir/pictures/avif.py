@@ -19,7 +19,7 @@ _DEPTH_BOX = b"pixi\0\0\0\0"  # ISO 23008-12, 6.5.6: then the number of channels
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """One picture, or the frames of an animation in 8 bits."""
+    """Decode one picture, or the frames of an animation in 8 bits."""
     frames = pillow.frames_of(AvifImagePlugin.AvifImageFile(io.BytesIO(data)), (), max_pixels)
     place = data.find(_DEPTH_BOX) + len(_DEPTH_BOX) + 1
     bits = data[place] if place > len(_DEPTH_BOX) else 8
@@ -43,7 +43,7 @@ def _deep(data: bytes, bits: int, shallow: Picture) -> Picture:
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A file of 8 bits; or of 10, or 12 if that is what the picture had."""
+    """Encode a file of 8 bits, or, for deeper pictures, of 10, or of 12 if the picture had 12."""
     first = pictures[0]
     about = first.metadata
     quality = quality or pillow.DEFAULT_QUALITY

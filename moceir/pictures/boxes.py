@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each box."""
+    """Yield each box's kind and content."""
     place = 0
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -22,5 +22,5 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def box(kind: bytes, content: bytes) -> bytes:
-    """One box."""
+    """Build a box."""
     return struct.pack(">I4s", len(content) + 8, kind) + content

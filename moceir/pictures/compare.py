@@ -1,4 +1,4 @@
-"""Pictures beside each other, to be looked at."""
+"""Places pictures side by side for comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size, uint8 (H, W) or (H, W, 3), each under its caption -> uint8 (H + 32, W · panels, 3)."""
+    """Join pictures of one size, uint8 (H, W) or (H, W, 3), under captions into uint8 (H + 32, W · panels, 3)."""
     columns = []
     for caption, picture in panels.items():
         header = np.full((32, picture.shape[1], 3), 255, dtype=np.uint8)

@@ -64,7 +64,7 @@ def parse(block: bytes) -> Directory:
 
 
 def read_directory(block: bytes, offset: int, order: ByteOrder, *, depth: int = 0) -> Directory:
-    """A directory at an offset of a TIFF structure, with those below it."""
+    """Read a directory at an offset of a TIFF structure, with those below it."""
     directory: Directory = {}
     for place in _places(block, offset, order):
         value = block[place.offset : place.offset + place.size]
@@ -92,12 +92,12 @@ def _places(block: bytes, offset: int, order: ByteOrder) -> Iterator[_Place]:
 
 
 def write(directory: Directory, order: ByteOrder) -> bytes:
-    """A block of a directory and those below it."""
+    """Build a block of a directory and those below it."""
     return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8) + write_directory(directory, 8, order)
 
 
 def write_directory(directory: Directory, offset: int, order: ByteOrder) -> bytes:
-    """A directory and those below it, as they are to stand at an even offset of a TIFF structure."""
+    """Encode a directory and those below it for an even offset of a TIFF structure."""
     rows, outside = b"", b""
     start = offset + 2 + 12 * len(directory) + 4
     for tag, entry in sorted(directory.items(), key=lambda item: item[0]):
@@ -116,7 +116,7 @@ def write_directory(directory: Directory, offset: int, order: ByteOrder) -> byte
 
 
 def orientation(block: bytes) -> int:
-    """1 to 8; 1, upright, also when the block does not say or is broken."""
+    """Return a block's orientation, 1 to 8; 1 (upright) if it has none or is broken."""
     try:
         order, entry = byte_order(block), parse(block).get(ORIENTATION)
     except ValueError:
@@ -128,12 +128,12 @@ def orientation(block: bytes) -> int:
 
 
 def upright(block: bytes, *, turned: bool) -> bytes:
-    """The block of a picture whose orientation has been applied; everything else stays where it is.
+    """Reset the orientation in a block after it has been applied to the picture; keep the rest in place.
 
-    The thumbnail, which is of the picture as it was, is left out. A broken block is returned as it is.
+    The thumbnail, which shows the picture as it was, is left out. A broken block is returned unchanged.
 
     Args:
-        turned: whether width and height have changed places.
+        turned: whether width and height have been swapped.
     """
     try:
         order = byte_order(block)
@@ -156,5 +156,5 @@ def upright(block: bytes, *, turned: bool) -> bytes:
 
 
 def upright_xmp(packet: bytes) -> bytes:
-    """An XMP packet whose ``tiff:Orientation``, if it has one, is 1."""
+    """Set an XMP packet's ``tiff:Orientation``, if it has one, to 1."""
     return re.sub(rb"""(tiff:Orientation(?:\s*=\s*["']|>))[1-8](?=["'<])""", rb"\g<1>1", packet)

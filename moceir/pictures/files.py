@@ -1,4 +1,4 @@
-"""Picture files on disk: found, read once, and written whole or not at all."""
+"""Picture files on disk: finds them, reads them once, and writes them whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _PREFIX, _SUFFIX = ".moceir-", ".part"
 
 
 class Found(NamedTuple):
-    """What a folder holds, sorted by path."""
+    """A folder's files, sorted by path."""
 
     pictures: list[Path]
     others: list[Path]
     """Files of kinds that cannot be read, and links to folders."""
     unreadable: list[str]
-    """One line for each folder that could not be looked into."""
+    """One line for each folder that could not be read."""
 
 
 def search(folder: Path) -> Found:
-    """All files below a folder; hidden files and folders are passed over, links to folders are not followed."""
+    """List all files below a folder; skip hidden files and folders, and do not follow links to folders."""
     files: list[Path] = []
     unreadable = []
 
     def note(error: OSError) -> None:
-        unreadable.append(f"{error.filename}: could not be looked into ({error.strerror})")
+        unreadable.append(f"{error.filename}: could not be read ({error.strerror})")
 
     for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -53,20 +53,20 @@ def search(folder: Path) -> Found:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All picture files below a folder, sorted by path; hidden files and folders are passed over."""
+    """List all picture files below a folder, sorted by path; skip hidden files and folders."""
     return search(folder).pictures
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open; a pipe, too, which would otherwise wait for somebody to write."""
+    """Open without blocking, because opening a pipe would otherwise wait for a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, read once.
+    """Read a file's content once.
 
     Raises:
-        ImageError: when it cannot be read, or is no file but a pipe or a device, which might never end.
+        ImageError: when it cannot be read, or is not a file but a pipe or a device, which might never end.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
@@ -81,15 +81,15 @@ def read_bytes(path: Path) -> bytes:
 
 @contextmanager
 def replacing(path: Path, *, reserve: int = 0, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when the block ends, and of which nothing is left when it fails.
+    """Open a file that replaces ``path`` when the block ends, and is removed if the block fails.
 
-    At any moment the target is absent, its old self, or complete. Its folder is made, and what cannot be written is
-    found before anything is computed.
+    At any moment the target is absent, unchanged, or complete. Its folder is created first, so a target that cannot be
+    written is found before anything is computed.
 
     Args:
-        path: the target; where it is a link, what it leads to.
-        reserve: bytes to set aside at once, so that a full disk is found, too.
-        durable: whether the file must be there after a power cut, too.
+        path: the target; if it is a link, the file that it points to is replaced.
+        reserve: bytes to allocate at once, so that a full disk is found early, too.
+        durable: whether the file must survive a power cut.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def replacing(path: Path, *, reserve: int = 0, durable: bool = False) -> Iterato
                 temporary.replace(path)  # while it is locked
         if fcntl is None:
             temporary.replace(path)
-        if durable and hasattr(os, "O_DIRECTORY"):  # Windows has no way to write a folder out
+        if durable and hasattr(os, "O_DIRECTORY"):  # Windows cannot flush a folder
             folder = os.open(path.parent, os.O_DIRECTORY)
             os.fsync(folder)
             os.close(folder)
@@ -121,13 +121,13 @@ def replacing(path: Path, *, reserve: int = 0, durable: bool = False) -> Iterato
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file so that at any moment it is absent, its old self, or complete; durable: after a power cut, too."""
+    """Write a file so that at any moment it is absent, unchanged, or complete; durable: even after a power cut."""
     with replacing(path, durable=durable) as file:
         file.write(data)
 
 
 def lock(file: IO[Any], *, without: bool = True) -> bool:
-    """Whether nobody else has locked a file; it is locked now, and until it is closed.
+    """Try to lock a file until it is closed; return False if somebody else has locked it.
 
     Args:
         file: an open one.
@@ -145,7 +145,7 @@ def lock(file: IO[Any], *, without: bool = True) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what runs that were killed had begun to write into a folder; not what others are writing now."""
+    """Remove the partial files that killed runs have left in a folder, but not those that others are writing."""
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             if lock(file, without=False):

@@ -15,7 +15,7 @@ from moceir.extras import remedy
 from moceir.pictures.picture import ImageError, Picture, convert
 from moceir.pictures.profiles import is_srgb
 
-#: Pixels of all frames together above which a file is refused unless it is asked for.
+#: The most pixels, over all frames, that a file may have unless the caller allows more.
 MAX_PIXELS = 250_000_000
 
 
@@ -24,7 +24,7 @@ class Format(NamedTuple):
 
     name: str
     suffixes: tuple[str, ...]
-    """The first is what files of this format are called where nothing else says."""
+    """The format's suffixes; the first is the default."""
     module: str
     """In this package, with functions ``decode`` and ``encode``; imported when it is needed."""
     depths: str = "u1"
@@ -33,11 +33,11 @@ class Format(NamedTuple):
     frames: bool = False
     """Whether a file can hold several pictures."""
     lossy: bool = False
-    """Whether ``quality`` means something."""
+    """Whether ``quality`` applies."""
     package: str | None = None
-    """What must be installed for it."""
+    """The package that it needs, if any."""
     extra: str | None = None
-    """The extra of ours that installs the package."""
+    """Our extra that installs the package."""
     written: bool = True
     profiles: bool = True
     """False: other colours than sRGB are refused, because without their profile they would come out wrong."""
@@ -82,24 +82,24 @@ _MARKS = (
 )
 
 BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}
-#: Of the files that can be read here.
+#: The suffixes of the files that can be read here.
 IMAGE_SUFFIXES = frozenset(suffix for suffix, format in BY_SUFFIX.items() if format.available)
 
 
 def names(*, written: bool = False) -> str:
-    """The formats that can be read here, or written, in words."""
+    """List the formats that can be read here, or written, in words."""
     return ", ".join(format.name for format in FORMATS if format.available and (format.written or not written))
 
 
 def missing(format: Format) -> str:
-    """What to say of a format whose package is not installed."""
+    """Say how to install the package that a format needs."""
     return remedy(format.name, str(format.package), str(format.extra))
 
 
 def format_of(data: bytes, name: str = "") -> Format | None:
-    """What a file's content is, whatever the file is called; None when it is no picture that we know.
+    """Recognise a format from a file's content, not its name; None when it is no known picture.
 
-    Camera raw alone goes by its name: many kinds look like a TIFF with a preview in it.
+    Only camera raw is recognised by name: many kinds look like a TIFF with a preview in it.
     """
     if BY_SUFFIX.get(Path(name).suffix.lower()) is RAW:
         return RAW
@@ -107,10 +107,10 @@ def format_of(data: bytes, name: str = "") -> Format | None:
 
 
 def format_for(path: Path) -> Format:
-    """What a file of this name is written as.
+    """Return the format for writing a file of this name.
 
     Raises:
-        ImageError: when that is no format, or none that can be written here.
+        ImageError: when the suffix is not a format's, or the format cannot be written here.
     """
     format = BY_SUFFIX.get(path.suffix.lower())
     if format is None or not format.written:
@@ -120,7 +120,7 @@ def format_for(path: Path) -> Format:
 
 
 def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> list[Picture]:
-    """All pictures in a file's content: one, the frames of an animation, or the pages of a TIFF.
+    """Decode all pictures in a file's content: one, the frames of an animation, or the pages of a TIFF.
 
     Args:
         data: the content.
@@ -151,7 +151,7 @@ def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> li
 
 
 def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = None) -> tuple[bytes, list[str]]:
-    """A file's content, and what of the pictures it does not hold.
+    """Encode pictures; return the file's content, and phrases that name what it could not keep.
 
     Args:
         pictures: one, or as many as the format takes, in types that it takes (see :func:`fit`).
@@ -171,9 +171,9 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
 
 
 def fit(picture: Picture, format: Format) -> Picture:
-    """The picture with the depth and the transparency that a format can hold; what is lost is among its warnings.
+    """Give a picture the depth and transparency that a format can hold; its warnings name what is lost.
 
-    The pixels are not converted: whoever computes new ones rounds once, to the new depth.
+    The pixels are not converted: the caller computes new ones and rounds once, to the new depth.
     """
     depths = [np.dtype(depth) for depth in format.depths.split()]
     if picture.depth not in depths:
@@ -194,7 +194,7 @@ def fit(picture: Picture, format: Format) -> Picture:
 
 
 def check_target(pictures: Sequence[Picture], format: Format, path: Path) -> None:
-    """Raise ImageError when a file cannot hold so many pictures, or their colours."""
+    """Raise ImageError when a file cannot hold this many pictures, or their colours."""
     if len(pictures) > 1 and not format.frames:
         raise ImageError(f"{path}: {format.name} holds one picture, not {len(pictures)}; use TIFF, PNG, WebP or GIF")
     profile = pictures[0].metadata.profile
@@ -203,7 +203,7 @@ def check_target(pictures: Sequence[Picture], format: Format, path: Path) -> Non
 
 
 def check_size(height: int, width: int, frames: int, max_pixels: int | None) -> None:
-    """Raise ImageError when a file's header promises too much, or nothing."""
+    """Raise ImageError when a file's header declares too many pixels, or none."""
     pixels = height * width * frames
     if not pixels:
         raise ImageError(f"not a readable picture: {width}×{height} pixels")

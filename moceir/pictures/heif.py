@@ -17,7 +17,7 @@ _PREFIX = b"Exif\0\0"
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """The main picture; others in the file are left out, and counted."""
+    """Decode the main picture; leave out the others in the file, and count them."""
     file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
     image = file[file.primary_index]
     width, height = image.size
@@ -45,7 +45,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A file with full colour resolution, of 8 bits or of 10."""
+    """Encode a file with full colour resolution, of 8 or 10 bits."""
     (picture,) = pictures
     about = picture.metadata
     planes = [picture.pixels] * 3 if picture.pixels.ndim == 2 else [picture.pixels]

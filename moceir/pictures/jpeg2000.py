@@ -20,7 +20,7 @@ _SRGB, _GREY = struct.pack(">I", 16), struct.pack(">I", 17)
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """The one picture."""
+    """Decode the picture."""
     parts = list(boxes(data))
     header = dict(boxes(next(content for kind, content in parts if kind == b"jp2h")))
     height, width, _, depth = struct.unpack_from(">IIHB", header[b"ihdr"])
@@ -50,7 +50,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 
 
 def _resolution(places: dict[bytes, bytes]) -> tuple[float, float] | None:
-    """Pixels per inch of the resolution to show, or else to capture, a picture at; the boxes have them per metre."""
+    """Return the display resolution, or else the capture resolution, in pixels per inch; boxes give it per metre."""
     place = places.get(b"resd", places.get(b"resc"))
     if place is None:
         return None
@@ -61,7 +61,7 @@ def _resolution(places: dict[bytes, bytes]) -> tuple[float, float] | None:
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A file without loss."""
+    """Encode a file without loss."""
     (picture,) = pictures
     about = picture.metadata
     samples = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
@@ -89,5 +89,5 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
 
 
 def _sixteen(number: int) -> tuple[int, int]:
-    """A fraction of 16-bit numbers."""
+    """Approximate a value by a fraction of 16-bit numbers."""
     return (number, 1) if number < 65536 else (65535, max(1, round(65535 / number)))

@@ -23,7 +23,7 @@ _LINEAR = "_Lin"
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """The one picture."""
+    """Decode the picture."""
     about = pyjpegxl.probe(data)
     check_size(about.height, about.width, 1, max_pixels)
     if about.icc and about.bits_per_sample < 32 and name_of(about.icc).endswith(_LINEAR):
@@ -51,7 +51,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A file without loss, unless a quality is given."""
+    """Encode a file without loss, unless a quality is given."""
     (picture,) = pictures
     about = picture.metadata
     samples = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])

@@ -1,4 +1,4 @@
-"""A decoded picture, and what its file says beside the pixels."""
+"""A decoded picture and its metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a file says beside the pixels, as bytes in their standard forms."""
+    """A file's metadata, as bytes in their standard forms."""
 
     exif: bytes | None = None
     """A TIFF structure, as in the Exif standard, without the prefix that JPEG files give it."""
@@ -28,7 +28,7 @@ class Metadata:
     resolution: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
     native: tuple[tuple[str, object], ...] = ()
-    """(format, block): what only a file of the same format can hold, in its own form."""
+    """(format, block): metadata that only a file of the same format can hold, in its own form."""
 
     def blocks(self, format: str) -> list[Any]:
         """The native blocks of one format."""
@@ -49,16 +49,16 @@ class Picture:
     alpha_kind: AlphaKind = "straight"
     """How the file relates colours to alpha; ``pixels`` are never premultiplied. Unspecified: any channel of a TIFF."""
     depth: np.dtype
-    """The type of the file's values: that of ``pixels``, but for premultiplied colours, which are float32 here."""
+    """The type of the file's values: that of ``pixels``, except for premultiplied colours, which are float32 here."""
     bits: int
     """Bits of the file's values: 10 and 12 are scaled to 16 here, 1 to 4 to 8."""
     metadata: Metadata = Metadata()
     duration: float | None = None
-    """Of a frame, in milliseconds."""
+    """A frame's duration in milliseconds."""
     loop: int | None = None
-    """How often an animation is shown; 0 is for ever, None once."""
+    """How often an animation plays; 0 is forever, None once."""
     warnings: tuple[str, ...] = ()
-    """What of the file is not in here, one phrase each."""
+    """What was not kept of the file, one phrase each."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,12 +68,12 @@ class Picture:
 
 
 def highest(dtype: np.dtype) -> int:
-    """The value that stands for white: 255, 65535, or 1 of floats."""
+    """Return the value of white: 255, 65535, or 1 for floats."""
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 1
 
 
 def convert(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in another type, scaled and rounded to nearest; the same array when it has that type."""
+    """Convert values to another type, scaled and rounded to nearest; return the same array if it has that type."""
     if samples.dtype == dtype:
         return samples
     if samples.dtype == np.uint8 and dtype == np.uint16:
@@ -86,13 +86,13 @@ def convert(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def widen(samples: np.ndarray, bits: int) -> np.ndarray:
-    """Integers of so many bits, scaled to the 8 or 16 of their type."""
+    """Scale integers of a number of bits to the 8 or 16 of their type."""
     white = highest(samples.dtype)
     return samples if white == 2**bits - 1 else np.rint(samples * (white / (2**bits - 1))).astype(samples.dtype)
 
 
 def turn(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, …) as the Exif orientation, 1 to 8, says it is to be shown."""
+    """Turn (H, W, …) as the Exif orientation, 1 to 8, says it should be shown."""
     if orientation >= 5:
         samples = samples.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -106,7 +106,7 @@ def upright(picture: Picture, orientation: int | None = None) -> Picture:
     """Apply the orientation, and reset it in the metadata.
 
     Args:
-        orientation: what the format says; None for what the Exif block says.
+        orientation: the format's own; None for the Exif block's.
     """
     about = picture.metadata
     if orientation is None:

@@ -27,7 +27,7 @@ _OPEN: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """All frames; a JPEG's further pictures (previews, gain maps) are left out, and named."""
+    """Decode all frames; leave out a JPEG's further pictures (previews, gain maps), and name them."""
     image = _OPEN[format.name](io.BytesIO(data))
     pictures = frames_of(image, _native(image, format.name), max_pixels)
     if "mp" in image.info:  # the index of an MPO, CIPA DC-007
@@ -39,7 +39,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 def frames_of(
     image: ImageFile.ImageFile, native: Sequence[tuple[str, object]], max_pixels: int | None
 ) -> list[Picture]:
-    """The frames of an opened file, as they are shown one after the other; not upright yet."""
+    """Decode the frames of an opened file as they are shown in order; they are not upright yet."""
     count = getattr(image, "n_frames", 1)
     check_size(image.height, image.width, count, max_pixels)
     about = Metadata(
@@ -82,7 +82,7 @@ def _picture(image: Image.Image, about: Metadata) -> Picture:
 
 
 def cmyk_to_srgb(image: Image.Image, about: Metadata) -> tuple[Image.Image, Metadata, tuple[str, ...]]:
-    """Inks to light: by the picture's profile, relative colorimetric with black point compensation, or without one."""
+    """Convert CMYK to RGB, by the profile if there is one (relative colorimetric, black point compensation)."""
     if about.profile is None:
         return image.convert("RGB"), about, ("CMYK without a profile became RGB, by the plain formula",)
     profile = ImageCms.ImageCmsProfile(io.BytesIO(about.profile))
@@ -105,7 +105,7 @@ def _resolution(dpi: tuple[float, float] | None) -> tuple[float, float] | None:
 
 
 def _native(image: ImageFile.ImageFile, format: str) -> list[tuple[str, object]]:
-    """A JPEG's captions (IPTC), comments and long XMP, as whole segments."""
+    """Collect a JPEG's captions (IPTC), comments and long XMP, as whole segments."""
     kept = []
     for name, content in getattr(image, "applist", ()):
         marker = {"COM": 0xFE, "APP1": 0xE1, "APP13": 0xED}.get(name)
@@ -115,7 +115,7 @@ def _native(image: ImageFile.ImageFile, format: str) -> list[tuple[str, object]]
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A file with all frames. JPEG keeps full colour resolution; WebP is lossless unless a quality is given."""
+    """Encode all frames. JPEG keeps full colour resolution; WebP is lossless unless a quality is given."""
     first = pictures[0]
     about, lost = first.metadata, []
     options: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
 
 
 def save(pictures: Sequence[Picture], format: str, **options: object) -> bytes:
-    """Pictures as a file of Pillow's, its frames with their times."""
+    """Save pictures with Pillow, frames with their durations."""
     images = [_image(picture, format) for picture in pictures]
     if len(images) > 1:
         options |= {"save_all": True, "append_images": images[1:], "duration": [p.duration for p in pictures]}

@@ -1,4 +1,4 @@
-"""PNG (W3C, third edition), by imagecodecs; chunks that say something of the picture are kept as they are.
+"""PNG (W3C, third edition), by imagecodecs; chunks that describe the picture are kept unchanged.
 
 Animations (APNG) are Pillow's, and have 8 bits.
 """
@@ -28,7 +28,7 @@ _MOST = 64 << 20
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """One picture, or the frames of an animation."""
+    """Decode one picture, or the frames of an animation."""
     width, height, bits = struct.unpack_from(">IIB", data, 16)
     check_size(height, width, 1, max_pixels)
     pixels_only, chunks, damaged = _split(data)
@@ -57,9 +57,9 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 
 
 def _split(data: bytes) -> tuple[bytes, list[tuple[bytes, bytes]], list[bytes]]:
-    """The file with the pixels alone; kind and content of the other chunks; and the kinds of those that are damaged.
+    """Split a file: the pixels alone, as a file; kind and content of other chunks; and kinds of damaged chunks.
 
-    libpng would print what it finds wrong with the others, without the file's name.
+    libpng would print errors in the other chunks without the file's name.
     """
     pixels, chunks, damaged = [data[:8]], [], []
     place = 8
@@ -93,7 +93,7 @@ def _metadata(chunks: list[tuple[bytes, bytes]]) -> Metadata:
 
 
 def _xmp(content: bytes) -> bytes | None:
-    """The packet in the content of an iTXt chunk, if it is one."""
+    """Extract the XMP packet from the content of an iTXt chunk, if it holds one."""
     key, _, rest = content.partition(b"\0")
     if key != _XMP_KEY or len(rest) < 4:
         return None
@@ -106,7 +106,7 @@ def _inflate(data: bytes) -> bytes:
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A PNG, or an animated one."""
+    """Encode a PNG, or an animated one."""
     first = pictures[0]
     if len(pictures) > 1:
         data = pillow.save(pictures, "PNG")

@@ -1,4 +1,4 @@
-"""What colour profiles say."""
+"""The names of colour profiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_LIBJXL = re.compile(r"(RGB_D65_SRG|Gra_D65)_\w{3}_SRG")
 
 
 def name_of(profile: bytes) -> str:
-    """What an ICC profile calls itself; nothing when it is broken."""
+    """Return the description of an ICC profile; empty when it is broken."""
     try:
         return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
     except (ImageCms.PyCMSError, OSError):
@@ -20,6 +20,6 @@ def name_of(profile: bytes) -> str:
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Whether an ICC profile is that of sRGB, or of its grey, by its name."""
+    """Whether an ICC profile's name is that of sRGB, or of its grey."""
     name = name_of(profile)
     return "sRGB" in name or bool(_OF_LIBJXL.match(name))

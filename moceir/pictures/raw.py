@@ -14,7 +14,7 @@ from moceir.pictures.tiff import EXIF_TAGS
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """The one picture; brightness is left as it was exposed."""
+    """Decode the picture; keep the brightness as it was exposed."""
     with rawpy.imread(io.BytesIO(data)) as raw:
         check_size(raw.sizes.height, raw.sizes.width, 1, max_pixels)
         samples = raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True)

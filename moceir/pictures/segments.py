@@ -1,4 +1,4 @@
-"""What is done of a video, in a file beside the target, so that a run that was killed can go on behind it."""
+"""Stores a video's finished segments in a file beside the target, so that a killed run can continue after them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Packet(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Frames that were compressed together, and by themselves."""
+    """Frames that were compressed together, independently of all others."""
 
     about: dict[str, Any]
     """Plain values."""
@@ -42,10 +42,10 @@ class Segments:
 
     Args:
         target: the video.
-        settings: what decides the segments; those of others are begun anew.
+        settings: what determines the segments; segments with other settings are discarded.
 
     Raises:
-        ImageError: when another run is at work on the target.
+        ImageError: when another run is writing the target.
     """
 
     def __init__(self, target: Path, settings: str) -> None:
@@ -75,7 +75,7 @@ class Segments:
         return self.done[-1].place + sum(size for _, _, size in self.done[-1].packets)
 
     def _read(self) -> Segment | None:
-        """The next one, if it is whole."""
+        """Read the next segment, if it is whole."""
         try:
             record = json.loads(self._file.readline())
             packets = [(int(pts), bool(keyframe), int(size)) for pts, keyframe, size in record["packets"]]
@@ -88,7 +88,7 @@ class Segments:
 
     @property
     def frames(self) -> int:
-        """How many are done."""
+        """How many frames are done."""
         return sum(len(segment.packets) for segment in self.done)
 
     def add(self, packets: Sequence[Packet], about: dict[str, Any]) -> None:
@@ -104,7 +104,7 @@ class Segments:
         self.done.append(Segment(about, rows, place))
 
     def packets(self) -> Iterator[Packet]:
-        """Those of all segments, in the order of decoding."""
+        """Yield the packets of all segments, in the order of decoding."""
         for segment in self.done:
             self._file.seek(segment.place)
             for pts, keyframe, size in segment.packets:

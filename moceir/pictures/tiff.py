@@ -23,7 +23,7 @@ _ACROSS, _DOWN, _UNIT, _INCHES = 282, 283, 296, {2: 1.0, 3: 1 / 2.54}
 EXIF_TAGS = {
     270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096), exif.SUB_EXIF, exif.SUB_GPS
 }  # fmt: skip
-#: How the pixels are stored, which is decided anew, and what has a place of its own in :class:`Metadata`.
+#: Tags on how pixels are stored, which the writer sets itself, and tags that have a field in :class:`Metadata`.
 _STRUCTURE = {
     *range(254, 260), *range(262, 267), 273, 274, *range(277, 285), *range(288, 294), 296, 301, 317, *range(320, 331),
     *range(332, 343), 347, *range(512, 522), *range(529, 533), _XMP, _PROFILE, _LAYERS,
@@ -33,7 +33,7 @@ _JPEG = (6, 7)
 
 
 def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]:
-    """All pages, but thumbnails.
+    """Decode all pages except thumbnails.
 
     Raises:
         ImageError: when a page holds other than grey, RGB, CMYK or indexed colours of a depth that can be restored.
@@ -90,12 +90,12 @@ def _page(page: tifffile.TiffPage, data: bytes, warnings: tuple[str, ...], *, cl
 
 
 def _kind(page: tifffile.TiffPage) -> str:
-    """What its colours are, as the specification calls them."""
+    """Name the page's kind of colours, as the specification calls it."""
     return getattr(page.photometric, "name", f"number {page.photometric}")
 
 
 def _values(page: tifffile.TiffPage) -> tuple[np.ndarray, int]:
-    """(H, W) or (H, W, C) of a type that can be restored, and the bits of the file's values."""
+    """Decode (H, W) or (H, W, C) of a type that can be restored, and return it with the bits of the file's values."""
     kind, bits, channels = _kind(page), page.bitspersample, page.samplesperpixel
     extra = len(page.extrasamples)
     colours = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}.get(kind)
@@ -120,7 +120,7 @@ def _values(page: tifffile.TiffPage) -> tuple[np.ndarray, int]:
 
 
 def _divide(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours that are no longer multiplied by alpha, as float32; where nothing is seen they are black."""
+    """Divide premultiplied colours by alpha, as float32; fully transparent pixels become black."""
     share = convert(alpha, np.dtype(np.float32))
     share = share.reshape(share.shape + (1,) * (pixels.ndim - 2))
     colours = convert(pixels, np.dtype(np.float32))
@@ -152,7 +152,7 @@ def _metadata(
 
 
 def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> tuple[bytes, list[str]]:
-    """A TIFF of a page for each picture, compressed without loss."""
+    """Encode a TIFF with a page for each picture, compressed without loss."""
     described = []
     lost = []
     for picture in pictures:
@@ -168,7 +168,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
             _write_page(file, picture)
     with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as written:
         offsets = [cast(tifffile.TiffPage, page).offset for page in written.pages]
-    # tifffile writes no directories below a page's, so the pages' own are written anew behind all that is there.
+    # tifffile writes no directories below a page's, so rewrite the pages' own directories at the end of the file.
     data = bytearray(stream.getvalue())
     link = 4
     for offset, (_, description) in zip(offsets, described, strict=True):
@@ -181,7 +181,7 @@ def encode(pictures: Sequence[Picture], format: Format, quality: int | None) -> 
 
 
 def _description(about: Metadata) -> tuple[exif.ByteOrder | None, exif.Directory]:
-    """What a page's directory says beside how the pixels are stored, and its byte order if that matters."""
+    """Read a page's directory without the tags on pixel storage, and its byte order if that matters."""
     order, directory = about.blocks("TIFF")[0] if about.blocks("TIFF") else (None, {})
     if about.exif:
         order = exif.byte_order(about.exif)

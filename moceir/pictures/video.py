@@ -15,48 +15,48 @@ from moceir.extras import remedy
 from moceir.pictures.picture import ImageError
 from moceir.pictures.segments import Packet, Segments
 
-#: Of files that can hold any number of streams, and the name of FFmpeg's writer for each.
+#: Suffixes of containers that hold any number of streams, with the name of FFmpeg's writer for each.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "vp8": "libvpx-vp9", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 #: Constant rate factors at which a difference is hard to see.
 _QUALITY = {"libx264": 16, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20}
 _COPIED = ("audio", "subtitle")
-#: Frames that are compressed together: what a run that is killed loses, at most. Encoders begin anew every 250 anyway.
+#: Frames that are compressed together: a killed run loses at most these. Encoders set a key frame every 250 anyway.
 SEGMENT = 120
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is one, by its name."""
+    """Whether a file's name is a video's."""
     return path.suffix.lower() in CONTAINERS
 
 
 class Change(Protocol):
-    """Changes frames, one after the other."""
+    """Changes frames in order."""
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Take a frame, (H, W, 3) RGB, uint8 or, of more than 8 bits, uint16, and return one like it."""
 
     def state(self) -> Any:
-        """What the next frame's change depends on, besides the last frame, in plain values."""
+        """Return, in plain values, what the next frame's change depends on besides the last frame."""
 
     def go_on(self, state: Any, last: np.ndarray) -> None:
-        """Go on behind a frame, with the state after it."""
+        """Continue after a frame, with the state after it."""
 
 
 def rewrite(
     source: Path, target: BinaryIO, suffix: str, segments: Segments, change: Change, seen: Callable[[float], None]
 ) -> tuple[int, int, int]:
-    """Change each frame of a video; its times, and all packets of sound and subtitles, stay as they are.
+    """Change each frame of a video; keep its times, and all packets of sound and subtitles.
 
-    One frame is in memory at a time, as many as the encoder looks ahead, and a segment's compressed ones.
+    Memory holds one frame at a time, the encoder's look-ahead, and the compressed frames of a segment.
 
     Args:
         source: the video.
         target: a file to write into, open for reading and writing.
-        suffix: of the target, which decides the container.
-        segments: what is done; the others are added.
-        change: of the frames.
-        seen: is told which share of the video is done, 0 to 1.
+        suffix: the target's suffix, which decides the container.
+        segments: the finished segments; this adds the others.
+        change: changes the frames.
+        seen: called with the fraction of the video that is done, 0 to 1.
 
     Returns:
         Height, width, and the number of frames.
@@ -90,7 +90,7 @@ def rewrite(
 
 
 def _check_copies(av: ModuleType, reader: Any, container: str) -> None:
-    """Find out before anything is computed whether the target can hold what is copied."""
+    """Check before anything is computed that the target can hold the copied streams."""
     with av.open(BytesIO(), "w", format=container) as writer:
         for stream in reader.streams:
             try:
@@ -153,7 +153,7 @@ def _packets(encoded: Sequence[Any]) -> Iterator[Packet]:
 
 
 def _join(av: ModuleType, reader: Any, writer: Any, segments: Segments) -> None:
-    """Write the segments' frames, and the other streams of the source between them."""
+    """Write the segments' frames, interleaved with the source's other streams."""
     video = reader.streams.video[0]
     kept = [stream for stream in reader.streams if stream.type in _COPIED]
     copies = {stream.index: writer.add_stream_from_template(stream) for stream in kept}
@@ -187,7 +187,7 @@ def _join(av: ModuleType, reader: Any, writer: Any, segments: Segments) -> None:
 
 
 def _decoding_times(segments: Segments) -> list[int]:
-    """When each frame is decoded: rising, across segments, too, and no later than it is shown."""
+    """Compute each frame's decoding time: it rises, across segments, too, and is no later than the frame is shown."""
     shown = np.array([pts for segment in segments.done for pts, _, _ in segment.packets])
     in_order = np.sort(shown)
     ahead = int((np.arange(len(shown)) - np.searchsorted(in_order, shown)).max())
@@ -202,7 +202,7 @@ def _encoder_name(video: Any, container: str) -> str:
 
 
 def _set_up(encoder: Any, name: str, video: Any, size: Sequence[int], *, deep: bool) -> None:
-    """Make an encoder ready for the frames of a video."""
+    """Set up an encoder for the frames of a video."""
     encoder.options = {"crf": str(_QUALITY[name])}
     if name == "libx265":
         encoder.options |= {"x265-params": "log-level=error"}

@@ -1,4 +1,4 @@
-"""The web server: what is asked for goes to the workers, and their answers back. It decodes nothing and opens no file
+"""The web server: it passes requests to the workers and returns their answers. It decodes nothing and opens no file
 that a request names.
 """
 
@@ -23,7 +23,7 @@ from moceir.serve.metrics import Metrics
 from moceir.serve.options import DEGRADING, RESTORING, Kind, read_query
 from moceir.serve.pool import Busy, Died, Pool, TookTooLong
 
-#: Of the answer to a restored picture: what was done, as one line of JSON.
+#: The header of a restored picture's response that reports what was done, as one line of JSON.
 REPORT_HEADER = "Moceir-Report"
 
 _PAGE = {
@@ -57,11 +57,11 @@ class Refused(Exception):
 
 
 class Service:
-    """What the routes do.
+    """The handlers of the routes.
 
     Args:
-        pool: of the workers.
-        max_bytes: of an upload.
+        pool: the workers.
+        max_bytes: largest size of an upload.
         timeout: seconds that an upload may take.
     """
 
@@ -70,29 +70,29 @@ class Service:
         self.metrics = Metrics()
 
     async def restore(self, request: Request) -> Response:
-        """A picture in, the restored one out."""
+        """Restore the picture in the request's body."""
         return await self._work(request, "restore", RESTORING)
 
     async def degrade(self, request: Request) -> Response:
-        """A picture in, what a degradation makes of it out, as a PNG."""
+        """Degrade the picture in the request's body and return it as a PNG."""
         return await self._work(request, "degrade", DEGRADING)
 
     async def health(self, request: Request) -> Response:
-        """200 while there is a worker."""
+        """Answer 200 while a worker is ready, else 503."""
         version = metadata.version("moceir")
         if not self.pool.pids:
             return JSONResponse({"status": "no worker is ready", "version": version}, 503)
         return JSONResponse({"status": "ok", "version": version})
 
     async def tell_metrics(self, request: Request) -> Response:
-        """Prometheus' text."""
+        """Answer with the metrics in Prometheus' text format."""
         pids = self.pool.pids
         waiting = max(0, self.pool.inside - self.pool.workers)
         text = self.metrics.text(inside=self.pool.inside, waiting=waiting, starts=self.pool.starts, pids=pids)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def settings(self, request: Request) -> Response:
-        """What the page must know."""
+        """Answer with the settings that the page needs."""
         samples = [path.name for path in sample_photographs()]
         about = {"version": metadata.version("moceir"), "max_bytes": self.max_bytes, "samples": samples}
         return JSONResponse({**about, **self.pool.about})
@@ -100,7 +100,7 @@ class Service:
     async def _work(self, request: Request, job: str, kinds: Mapping[str, Kind]) -> Response:
         body = _Body(request)
         try:
-            # Browsers say when another site's page asks, which has no business here.
+            # Browsers tell when another site's page sends the request; refuse those.
             if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
                 raise Refused(403, "this is for the server's own page, and for programs")
             try:
@@ -119,13 +119,13 @@ class Service:
                 raise Refused(504, f"not done after {self.pool.timeout:g} s, which is the limit") from None
             except Died:
                 raise Refused(
-                    500, "the process that worked on this picture ended, perhaps for want of memory; others go on"
+                    500, "the process that worked on this picture ended, perhaps for lack of memory; others continue"
                 ) from None
         except Refused as refusal:
             await self._discard(request, body)
             return refusal.answer
         except ClientDisconnect:
-            return Response(status_code=499)  # which nobody reads; counted all the same
+            return Response(status_code=499)  # nobody reads it, but the metrics count it
         if "error" in about:
             return JSONResponse({"error": about["error"]}, about["status"])
         report = about["report"]
@@ -135,10 +135,10 @@ class Service:
         return Response(content, about["status"], headers, about["type"])
 
     async def _upload(self, request: Request, body: _Body) -> bytes:
-        """The request's body.
+        """Read the request's body.
 
         Raises:
-            Refused: when it is too large, or comes too slowly.
+            Refused: when it is too large or arrives too slowly.
         """
         too_large = Refused(413, f"more than {self.max_bytes:,} bytes, which is the limit")
         if _declared(request) > self.max_bytes:
@@ -158,7 +158,7 @@ class Service:
         return bytes(data)
 
     async def _unless_gone(self, request: Request, answer: Awaitable[tuple[dict[str, Any], bytes]]) -> Any:
-        """An answer; it is not waited for when the client is gone."""
+        """Wait for an answer, but no longer than the client is connected."""
         working = asyncio.ensure_future(answer)
         leaving = asyncio.ensure_future(_left(request))
         try:
@@ -171,9 +171,9 @@ class Service:
                 task.cancel()
 
     async def _discard(self, request: Request, body: _Body) -> None:
-        """Take what is left of a refused upload: clients that are still sending do not read answers.
+        """Read the rest of a refused upload, because clients that are still sending do not read answers.
 
-        Not for those that wait for a word before they send, nor of more than a few times what is allowed.
+        Skip this for clients that wait for permission to send, and for uploads of more than four times the limit.
         """
         if "expect" in request.headers or _declared(request) > 4 * self.max_bytes:
             return
@@ -190,7 +190,7 @@ class Service:
 
 
 class _Body:
-    """What a request carries, chunk by chunk; who stops can go on, and at its end it stays at its end."""
+    """A request's body in chunks. Iteration can stop and continue; at the end, it stays at the end."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -210,7 +210,7 @@ class _Body:
 
 
 def _declared(request: Request) -> int:
-    """Bytes that the client says it sends; 0 when it does not say."""
+    """Return the Content-Length that the client declares; 0 if there is none."""
     try:
         return int(request.headers.get("content-length", "0"))
     except ValueError:
@@ -218,13 +218,13 @@ def _declared(request: Request) -> int:
 
 
 async def _left(request: Request) -> None:
-    """Return when the client is gone; its body must have been read."""
+    """Return when the client has disconnected; read its body first."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class _Watch:
-    """Counts and times requests, and says in every answer what browsers may do with it."""
+    """Middleware that counts and times requests, and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str]) -> None:
         self.app, self.metrics, self.routes = app, metrics, routes
@@ -245,15 +245,15 @@ class _Watch:
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
-            # A label for each path that somebody thinks of would fill the memory.
+            # A label for every path that clients make up would fill the memory.
             route = scope["path"] if scope["path"] in self.routes else "other"
             self.metrics.count(route, status, time.perf_counter() - begun)
 
 
 def application(service: Service) -> ASGIApp:
-    """The routes.
+    """Build the application.
 
-    What the page consists of is read now, so that no request leads to a file.
+    It reads the page's files now, so that no request opens a file.
     """
 
     def fixed(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:

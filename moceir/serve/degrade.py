@@ -1,4 +1,4 @@
-"""A picture made worse by a known amount, to see what restoring makes of it."""
+"""Degrades a picture by a known amount, to show how well it can be restored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from moceir.pictures.picture import Picture, convert
 
 
 def degrade(picture: Picture, *, blur: float = 0, noise: float = 0, jpeg: int | None = None) -> Picture:
-    """Out of focus, then noisy, then compressed; the same every time, and of the picture's type.
+    """Blur a picture, add noise, then compress it; the result is deterministic and keeps the picture's type.
 
     Args:
-        picture: is left as it is, and returned when nothing is asked for.
+        picture: is not changed; without any degradation, it is returned itself.
         blur: the radius of Defocus, in pixels.
         noise: σ of Gaussian noise on the 0–255 scale, clipped and rounded.
         jpeg: quality, 1 to 100; None for no compression.
@@ -33,13 +33,13 @@ def degrade(picture: Picture, *, blur: float = 0, noise: float = 0, jpeg: int | 
     grey = display.ndim == 2
     planes = np.stack([display] * 3) if grey else np.ascontiguousarray(display.transpose(2, 0, 1))
     degraded, _ = Chain(steps=steps)(planes, np.random.default_rng(0))
-    # Of a grey picture one plane is as good as another: each has noise of the right strength.
+    # For a grey picture any plane will do: each has noise of the right strength.
     kept = degraded[0] if grey else degraded.transpose(1, 2, 0)
     return replace(picture, pixels=convert(np.ascontiguousarray(kept.clip(0, 1)), picture.pixels.dtype))
 
 
 def psnr(clean: Picture, other: Picture) -> float | None:
-    """Decibels between two pictures of one size; None when they are equal."""
+    """Return the PSNR in dB between two pictures of one size; None when they are equal."""
     single = np.dtype(np.float32)
     one, two = convert(clean.pixels, single), convert(other.pixels, single)
     if one.ndim != two.ndim:  # grey in one channel and in three

@@ -1,4 +1,4 @@
-"""What the server and its workers say to each other: JSON and bytes behind it, through a worker's stdin and stdout."""
+"""Messages between the server and its workers: JSON followed by bytes, through a worker's stdin and stdout."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import struct
 from typing import Any, BinaryIO
 
-#: Lengths of the JSON and of the bytes.
+#: The lengths of the JSON and of the bytes.
 _LENGTHS = struct.Struct(">IQ")
 
 Message = tuple[dict[str, Any], bytes]
 
 
 def packed(about: dict[str, Any], data: bytes = b"") -> list[bytes]:
-    """A message in parts to be written one after the other, so that large data is not copied."""
+    """Pack a message into parts to write one after the other, so that large data is not copied."""
     text = json.dumps(about).encode()
     return [_LENGTHS.pack(len(text), len(data)) + text, data]
 

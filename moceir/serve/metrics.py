@@ -12,18 +12,18 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 
 class Metrics:
-    """What is known of all requests so far."""
+    """Counters and histograms over all requests so far."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, int]] = Counter()
-        """By route and status."""
+        """Number of requests by route and status."""
         self.seconds: dict[str, list[float]] = {}
-        """By route: how many requests took at most each of the bounds, and the sum of their seconds."""
+        """By route: how many requests took no longer than each bound, and the sum of their seconds."""
         self.pixels = 0
-        """Restored."""
+        """Number of restored pixels."""
 
     def count(self, route: str, status: int, seconds: float) -> None:
-        """Note an answered request."""
+        """Count an answered request."""
         self.requests[route, status] += 1
         times = self.seconds.setdefault(route, [0] * (len(_BOUNDS) + 1))
         for index, bound in enumerate(_BOUNDS):
@@ -31,18 +31,18 @@ class Metrics:
         times[-1] += seconds
 
     def mean(self, route: str) -> float:
-        """Seconds that a request of a route took, on average; 1 before the first."""
+        """Return the mean seconds of a route's requests; 1 before the first."""
         count = sum(number for (name, _), number in self.requests.items() if name == route)
         return self.seconds[route][-1] / count if count else 1.0
 
     def text(self, *, inside: int, waiting: int, starts: int, pids: Iterable[int]) -> str:
-        """All of it.
+        """Format all metrics.
 
         Args:
-            inside: requests that work or wait.
-            waiting: those of them that wait.
-            starts: of workers, from the beginning.
-            pids: of the workers that live.
+            inside: number of requests in progress or waiting.
+            waiting: number of requests that wait.
+            starts: how often workers were started so far.
+            pids: process ids of the running workers.
         """
         lines: list[str] = []
 
@@ -76,7 +76,7 @@ class Metrics:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 where the system does not tell it like Linux."""
+    """Return a process's resident memory in bytes; 0 on systems without Linux's /proc."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):

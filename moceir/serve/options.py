@@ -1,4 +1,4 @@
-"""What a request may ask for in its query, and within which bounds."""
+"""The options that a request may set in its query, and their bounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Number(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """Yes or no."""
+    """A switch: on or off."""
 
     def read(self, text: str) -> bool:
         """What a text says.
@@ -46,13 +46,13 @@ class Flag(NamedTuple):
 
 
 class Suffix(NamedTuple):
-    """What comes behind the dot of a file's name."""
+    """The suffix of a file's name."""
 
     def read(self, text: str) -> str:
-        """The suffix with its dot, in lower case.
+        """Return the suffix with its dot, in lower case.
 
         Raises:
-            ValueError: when there is more than letters and digits.
+            ValueError: when it contains anything but letters and digits.
         """
         if not re.fullmatch(r"\.?[A-Za-z0-9]{1,8}", text):
             raise ValueError("give what comes behind the dot of a file's name, as in png")
@@ -62,12 +62,12 @@ class Suffix(NamedTuple):
 Kind = Number | Flag | Suffix
 Options = dict[str, float | int | str | bool]
 
-#: What is done to a picture before anything else, to see what restoring makes of it.
+#: Degradations that are applied first, to show how well the picture can be restored.
 DEGRADING: Mapping[str, Kind] = {
     "blur": Number(0, 10),  # radius of a lens that is out of focus, in pixels
     "noise": Number(0, 100),  # σ on the 0–255 scale
     "jpeg": Number(1, 100, whole=True),  # quality
-    "suffix": Suffix(),  # of the picture's name, by which alone camera raw is known
+    "suffix": Suffix(),  # of the picture's name; camera raw is recognised by nothing else
 }
 
 RESTORING: Mapping[str, Kind] = {
@@ -83,7 +83,7 @@ RESTORING: Mapping[str, Kind] = {
 
 
 def read_query(query: Iterable[tuple[str, str]], kinds: Mapping[str, Kind]) -> Options:
-    """The options in a query.
+    """Read the options in a query.
 
     Raises:
         ValueError: when one is unknown, given twice, or out of bounds; the message names it.

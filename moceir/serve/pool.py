@@ -1,4 +1,4 @@
-"""Worker processes, and who waits for them."""
+"""A pool of worker processes, and the requests that wait for them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from moceir.serve.messages import Message, next_message, packed
 
 LOG = logging.getLogger(__name__)
 
-_GRACE = 3.0  # seconds that a worker has to stop what it does, or to end
+_GRACE = 3.0  # seconds that a worker has to stop its job, or to exit
 _PAUSE = 1.0  # seconds before a worker that did not start is started again
 
 
 class Busy(Exception):
-    """As many wait as may."""
+    """The queue of waiting requests is full."""
 
 
 class Died(Exception):
@@ -38,17 +38,17 @@ class _Process:
 
     @classmethod
     async def start(cls, command: Sequence[str], settings: dict[str, Any]) -> _Process:
-        """A worker that is ready.
+        """Start a worker, and return when it is ready.
 
         Raises:
-            ValueError: when it says that it cannot work with these settings.
-            Died: when it ended without a word.
+            ValueError: when it reports that it cannot work with these settings.
+            Died: when it exited without an answer.
         """
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # What lies in the folder that the server was started from is not imported.
+            # Import nothing from the folder that the server was started in.
             env={**os.environ, "PYTHONSAFEPATH": "1"},
             limit=1 << 20,
         )
@@ -92,7 +92,7 @@ class _Process:
             self.process.kill()
 
     async def close(self) -> None:
-        """End it, now if it does not go by itself."""
+        """Close the worker; kill it if it does not exit in time."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
@@ -103,14 +103,14 @@ class _Process:
 
 
 class Pool:
-    """So many workers, each of which is started again whenever it ends, and a bounded number of waiting requests.
+    """A fixed number of workers, restarted whenever one ends, and a bounded number of waiting requests.
 
     Args:
-        settings: of :class:`moceir.serve.worker.Worker`, with ``weights`` and ``topk`` of its network.
-        workers: how many.
+        settings: arguments of :class:`moceir.serve.worker.Worker`, and ``weights`` and ``topk`` of its network.
+        workers: number of processes.
         waiting: requests that may wait while all workers are busy.
         timeout: seconds that a worker has for a job.
-        command: what starts a worker.
+        command: the command that starts a worker.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class Pool:
         self.command = command
         self.settings, self.workers, self.waiting, self.timeout = settings, workers, waiting, timeout
         self.inside = 0
-        """Requests that work or wait."""
+        """Number of requests in progress or waiting."""
         self.starts = 0
-        """Of workers, from the beginning."""
+        """How often a worker was started so far."""
         self.processes: list[_Process] = []
         self._idle: asyncio.Queue[_Process] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -166,10 +166,10 @@ class Pool:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place among those that work or wait.
+        """Hold a place in the queue.
 
         Raises:
-            Busy: when there is none.
+            Busy: when the queue is full.
         """
         if self.inside >= self.workers + self.waiting:
             raise Busy
@@ -180,11 +180,11 @@ class Pool:
             self.inside -= 1
 
     async def run(self, job: str, options: dict[str, Any], data: bytes) -> Message:
-        """Have a worker do a job, in the order of the calls; when this is cancelled, the worker stops.
+        """Run a job in a worker, in the order of the calls; on cancellation, stop the worker's job.
 
         Raises:
-            Died: when the worker did.
-            TookTooLong: when it did not answer in time.
+            Died: when the worker exited.
+            TookTooLong: when the worker did not answer in time.
         """
         worker = await self._idle.get()
         while not worker.alive:
@@ -216,7 +216,7 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     async def _settle(self, worker: _Process, asking: asyncio.Task[Message]) -> None:
-        """Have a worker stop, and take the next job; one that does not stop is killed."""
+        """Stop a worker's job so that it can take the next; kill a worker that does not stop."""
         with suppress(ConnectionError):
             await asyncio.wait_for(worker.tell({"stop": True}), _GRACE)
         done, _ = await asyncio.wait({asking}, timeout=_GRACE)
@@ -227,7 +227,7 @@ class Pool:
             asking.cancel()
 
     async def _keep(self, worker: _Process | None) -> None:
-        """Have one worker at any time, this one first."""
+        """Keep one worker running, this one first; replace it whenever it ends."""
         while True:
             if worker is None:
                 try:

@@ -1,4 +1,4 @@
-"""The server from its start to its end."""
+"""Starts the server, and stops it on a signal."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def run(
     timeout: float,
     max_bytes: int,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what has been asked, and return.
+    """Serve until SIGTERM or SIGINT, then finish the requests at hand, and return.
 
     Args:
         settings: see :class:`moceir.serve.pool.Pool`.
-        host: an address of this machine; what it can be reached at.
-        port: 0 for any that is free.
+        host: the address of this machine to listen on.
+        port: the port to listen on; 0 for any that is free.
         workers, waiting, timeout: see :class:`moceir.serve.pool.Pool`.
-        max_bytes: of an upload.
+        max_bytes: largest size of an upload.
 
     Raises:
         ValueError: when the address or the settings cannot be used.
@@ -47,7 +47,7 @@ def run(
     def end(number: int, frame: object) -> NoReturn:
         raise SystemExit(0)
 
-    # While it runs, uvicorn takes these signals; what it does when it has ended is to raise them again.
+    # Uvicorn handles these signals while it runs, and raises them again when it has ended.
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with listener:
@@ -74,7 +74,7 @@ async def _serve(
             ws="none",
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=round(2 * timeout) + 10,  # an upload that has begun, and its restoring
+            timeout_graceful_shutdown=round(2 * timeout) + 10,  # time for an upload that has begun, and its restoration
         )
         host, port = listener.getsockname()[:2]
         LOG.info("open http://%s:%d in a browser; Ctrl-C ends the server", f"[{host}]" if ":" in host else host, port)

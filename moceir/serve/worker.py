@@ -1,7 +1,7 @@
-"""The process that decodes, restores and encodes. It may die of a picture; the server starts another.
+"""The process that decodes, restores and encodes. If a picture crashes it, the server starts another.
 
-It reads jobs from stdin and answers on stdout, see :mod:`moceir.serve.messages`. It ends when stdin does, so that none
-is left when the server is gone, and leaves signals to the server, which ends it after its last answer.
+It reads jobs from stdin and answers on stdout, see :mod:`moceir.serve.messages`. It exits when stdin closes, so that
+no worker outlives the server. It ignores signals: the server ends it after its last answer.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ MEDIA_TYPES = {
 
 
 class Worker:
-    """Does one job after the other.
+    """Does jobs one at a time.
 
     Args:
-        network: what restores.
+        network: the network that restores.
         device: see :class:`moceir.Restorer`.
         threads: see :class:`moceir.Restorer`.
-        mac_budget: of requests that name none, in GMACs; 0 for none.
+        mac_budget: GMACs for requests that do not set a budget; 0 for no limit.
         max_pixels: see :func:`moceir.pictures.formats.decode`; 0 for any number.
 
     Raises:
@@ -85,7 +85,7 @@ class Worker:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the page must know to offer choices and to draw routes."""
+        """What the page needs to offer choices and to draw routes."""
         costs = self.restorer.engine.route_costs
         return {
             "mac_budget": self.mac_budget,
@@ -100,7 +100,7 @@ class Worker:
         }
 
     def answer(self, job: str, options: dict[str, Any], data: bytes) -> Message:
-        """Do a job: ``restore`` or ``degrade``; what is wrong with it is an answer, too."""
+        """Do a job, ``restore`` or ``degrade``; answer errors, too, rather than raise them."""
         try:
             return getattr(self, f"_{job}")(data, **options)
         except Stopped:
@@ -114,7 +114,7 @@ class Worker:
             return {"status": 500, "error": "an internal error, which the server's log has"}, b""
 
     def _degrade(self, data: bytes, *, suffix: str = "", **amounts: Any) -> Message:
-        """The first picture as a PNG, which every browser shows, made worse."""
+        """Degrade the first picture and answer it as a PNG, which every browser shows."""
         picture = degrade(decode(data, f"picture{suffix}", max_pixels=self.max_pixels)[0], **amounts)
         content, _ = encode([fit(picture, PNG)], Path("picture.png"))
         height, width = picture.size
@@ -139,7 +139,7 @@ class Worker:
         name = f"picture{suffix}"
         target = self._target(data, name, format)
         self.restorer.strength, self.restorer.texture, self.restorer.post_filter = strength, texture, filter
-        # Refused when it is less than the cheapest route costs.
+        # The engine refuses a budget below the cheapest route's cost.
         self.restorer.engine.mac_budget = (self.mac_budget if mac_budget is None else mac_budget) or None
         experts = None if expert is None else self._everywhere(expert)
         pictures: Sequence[Picture] = decode(data, name, max_pixels=self.max_pixels)
@@ -157,7 +157,7 @@ class Worker:
         return {"status": 200, "type": MEDIA_TYPES[kind], "report": about}, content
 
     def _target(self, data: bytes, name: str, format: str | None) -> Path:
-        """A name for the restored picture, whose suffix says the format: the asked for, its own, or TIFF."""
+        """Name the restored picture; its suffix is the requested format, the picture's own, or TIFF."""
         if format is None:
             own = format_of(data, name)
             return Path("restored").with_suffix((own if own is not None and own.written else TIFF).suffixes[0])
@@ -166,7 +166,7 @@ class Worker:
         return Path("restored").with_suffix(format)
 
     def _everywhere(self, expert: int) -> torch.Tensor:
-        """The route that takes one expert in every layer."""
+        """Return the route that takes one expert in every layer."""
         network = self.restorer.engine.network
         if network.topk != 1 or expert >= network.num_experts:
             raise ValueError(
@@ -176,13 +176,13 @@ class Worker:
 
 
 def _go_first() -> None:
-    """When the machine runs out of memory, the kernel ends this process rather than the server."""
+    """Ask the kernel to kill this process rather than the server when the machine runs out of memory."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _listen(stream: BinaryIO, jobs: queue.SimpleQueue[Message], stop: Event) -> None:
-    """Hand on jobs, and stop the one at hand when told to; ends the process when the server is gone."""
+    """Queue jobs, and stop the current one on request; end the process when the server is gone."""
     with suppress(EOFError):
         while True:
             about, data = read_message(stream)
@@ -198,7 +198,7 @@ def main() -> None:
     """Serve one server until it closes stdin."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # What a library prints must not come between the answers.
+    # Redirect what libraries print, so that it does not mix with the answers.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(format="%(levelname)s: worker: %(message)s", level=logging.INFO)

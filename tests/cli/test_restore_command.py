@@ -153,7 +153,7 @@ def test_a_run_that_is_ended_goes_on(tmp_path: Path, photograph: np.ndarray, num
         pytest.skip("was through before the signal came")
     if number is not signal.SIGKILL:
         assert run.returncode == 130
-        assert "the same command goes on from there" in said
+        assert "the same command continues from there" in said
         assert not list(out.glob(".moceir-*.part"))
     assert (out / Journal.NAME).exists()
     done = {path: path.stat().st_mtime_ns for path in out.glob("[0-9]*.png")}

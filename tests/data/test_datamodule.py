@@ -248,4 +248,4 @@ def test_prepare_check_lists_one_fault_of_each_kind(tmp_path: Path, photograph: 
     for name, message in expected.items():
         assert any(name in line and message in line for line in run.stdout.splitlines()), (name, run.stdout)
     row = next(line for line in run.stdout.splitlines() if line.startswith("│ pairs"))
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["pairs", "6", "–", "1", "3", "3", "trouble"]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == ["pairs", "6", "–", "1", "3", "3", "faulty"]

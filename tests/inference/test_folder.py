@@ -96,7 +96,7 @@ def test_folders_that_cannot_be_looked_into_are_named(album: Path, tmp_path: Pat
         planned = plan([str(album)], tmp_path / "out")
     finally:
         (album / "deep").chmod(0o755)
-    assert planned.unreadable == [f"{album / 'deep'}: could not be looked into (Permission denied)"]
+    assert planned.unreadable == [f"{album / 'deep'}: could not be read (Permission denied)"]
 
 
 def report() -> Report:

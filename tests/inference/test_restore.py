@@ -110,7 +110,7 @@ def test_strength_blends(make_network: Make, photograph: np.ndarray) -> None:
     half = Restorer(network, mac_budget=None, strength=0.5).restore(image)
     inside = (whole > 0) & (whole < 1)  # and not clamped
     assert np.abs(half - (image + whole) / 2)[inside].max() < 1e-5
-    with pytest.raises(ValueError, match=r"strength of 1\.5: it goes from 0 to 1"):
+    with pytest.raises(ValueError, match=r"strength of 1\.5: it must be from 0 to 1"):
         Restorer(network, strength=1.5)
 
 

@@ -256,7 +256,7 @@ def test_a_worker_that_is_killed_takes_one_picture_with_it(client: httpx.Client,
         time.sleep(0.2)
         worker.kill()
         assert lost.result().status_code == 500
-        assert "perhaps for want of memory" in lost.result().json()["error"]
+        assert "perhaps for lack of memory" in lost.result().json()["error"]
     assert client.get("/").status_code == 200
     assert client.post("/restore", content=file.read_bytes()).status_code == 200  # by another, when it is ready
 

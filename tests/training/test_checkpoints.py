@@ -195,7 +195,7 @@ def test_a_signal_while_data_do_not_come(photographs: Path, tmp_path: Path, monk
 
 def test_weights_that_are_not_finite_are_not_written(photographs: Path, tmp_path: Path) -> None:
     arguments = [f"data.root={photographs}", "data.sets.photographs.repeat=8", "callbacks.last.minutes=0"]
-    with pytest.raises(ValueError, match=r"the loss is not finite.*; go on with resume=.*last\.ckpt$") as caught:
+    with pytest.raises(ValueError, match=r"the loss is not finite.*; continue with resume=.*last\.ckpt$") as caught:
         run(tmp_path, *arguments, "optimizer.lr=1e30", "trainer.gradient_clip_val=null", "warmup_steps=1")
     assert "\n" not in str(caught.value)
     read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")

@@ -56,7 +56,7 @@ def test_a_terminated_run_saves_and_says_so(photographs: Path, tmp_path: Path) -
     assert wait(process) == 128 + signal.SIGTERM, output.read_text()
     (last,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     lines = output.read_text().splitlines()
-    assert lines[-1].endswith(f"stopped by SIGTERM; go on with resume={last}")
+    assert lines[-1].endswith(f"stopped by SIGTERM; continue with resume={last}")
     assert "Traceback" not in output.read_text()
     read_checkpoint(last)
 
@@ -127,7 +127,7 @@ def test_processes_that_are_told_to_end_together_are_resumed_exactly(photographs
         tmp_path / "first.0.txt"
     ).read_text()
     said = (tmp_path / "first.0.txt").read_text()
-    assert said.splitlines()[-1].endswith(f"stopped by SIGTERM; go on with resume={last}")
+    assert said.splitlines()[-1].endswith(f"stopped by SIGTERM; continue with resume={last}")
     assert "Traceback" not in said
     steps = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 0 < read_checkpoint(last)["global_step"] < steps
@@ -167,7 +167,7 @@ def test_one_process_killed_ends_the_others(photographs: Path, tmp_path: Path) -
     text = (tmp_path / "output.txt").read_text()
     (last,) = tmp_path.glob("runs/*/*/checkpoints/last.ckpt")
     assert read_checkpoint(last)["global_step"] >= 2, "there is a row for each step, and one for its rate"
-    assert f"another process of this run is gone; go on with resume={last}" in text
+    assert f"another process of this run is gone; continue with resume={last}" in text
     assert status == 2, text
     assert took < 30
     assert psutil.wait_procs([other], timeout=30)[0]

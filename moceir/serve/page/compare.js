@@ -1,24 +1,24 @@
-// Two pictures of the same place, one on each side of a line; both zoom and move together.
+// Compares two versions of a picture, one on each side of a line; both zoom and move together.
 
 const STEP = 1.25;
-const MOST = 16; // screen pixels for one of the picture
+const MOST = 16; // screen pixels for one picture pixel
 
 export class Compare {
-  // part: id -> element of the page.
+  // part: returns the page's element with an id.
   constructor(part) {
     this.part = part;
     this.view = part("view");
     this.size = [1, 1];
     this.scale = 1;
     this.offset = [0, 0];
-    this.share = 0.5; // of the view that shows before
+    this.share = 0.5; // fraction of the view that shows the picture before
     this.fitted = true;
     this.both = false;
     this.pointers = new Map();
     this.listen();
   }
 
-  // Shows a picture, or two; they must be loaded images' addresses. Resolves when they can be seen.
+  // Shows one or two pictures, given the addresses of loaded images. Resolves when they are visible.
   async show(before, after) {
     const images = [[this.part("before"), before], [this.part("after"), after ?? before]];
     await Promise.all(images.map(([image, url]) => load(image, url)));
@@ -35,7 +35,7 @@ export class Compare {
 
   get box() { return [this.view.clientWidth, this.view.clientHeight]; }
 
-  // Screen pixels are smaller than the page's on many screens: 1:1 is of those.
+  // On many screens, device pixels are smaller than the page's; 1:1 refers to device pixels.
   get one() { return 1 / (window.devicePixelRatio || 1); }
 
   get whole() { return Math.min(this.box[0] / this.size[0], this.box[1] / this.size[1]); }
@@ -116,7 +116,7 @@ export class Compare {
       view.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, at(event));
       const onLine = event.target.closest(".divider");
-      // Where all of the picture is seen there is nothing to move, so dragging anywhere moves the line.
+      // When the whole picture is visible, it cannot be moved, so dragging anywhere moves the line.
       this.dragsLine = this.both && (onLine || this.scale <= this.whole * 1.001);
       if (onLine) this.part("divider").focus({ preventScroll: true });
       if (this.dragsLine && this.pointers.size === 1) line(event);

@@ -1,18 +1,18 @@
-// The page: a picture, what is done to it, and what came of it. Nothing is kept on the server between requests.
+// The page: takes a picture, sends it to be restored, and shows the result. The server keeps nothing between requests.
 
 import { Compare } from "./compare.js";
 import { describe, drawRoute, gmacs } from "./route.js";
 
 const part = (id) => document.getElementById(id);
-const SAMPLE_NOISE = 25; // samples are clean, so that without it there is nothing to restore
-const PATIENCE = 300; // ms that a slider rests before the picture follows
+const SAMPLE_NOISE = 25; // samples are clean, so without noise there is nothing to restore
+const PATIENCE = 300; // ms that a slider must rest before the picture is updated
 
 const compare = new Compare(part);
 let settings = null;
 let source = null; // {blob, name}
-let before = null; // {url}: the picture, made worse as the sliders say
+let before = null; // {url}: the picture, degraded as the sliders say
 let result = null; // {url, shown, report, name}: the file, and a picture of it that browsers show
-let busy = null; // the AbortController of what is under way
+let busy = null; // the AbortController of the request in progress
 
 // ---- settings and samples ------------------------------------------------------------------------------------------
 
@@ -24,7 +24,7 @@ async function start() {
       settings = await answer.json();
       break;
     } catch {
-      fail("The server does not answer. The page goes on when it is back.");
+      fail("The server does not answer. The page continues when the server is back.");
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
@@ -55,7 +55,7 @@ async function start() {
     part("expert").append(new Option(`expert ${expert} in every layer`, String(expert)));
   }
   part("expert").disabled = !count;
-  // A step beyond the dearest route stands for no limit.
+  // One step beyond the most expensive route means no limit.
   const dearest = experts.reduce((sum, layer) => sum + Math.max(...layer), settings.base_gmacs);
   const budget = part("budget");
   budget.min = String(Math.ceil(settings.cheapest_gmacs * 10) / 10);
@@ -130,7 +130,7 @@ const wishes = () => {
 
 const budget = () => (Number(part("budget").value) >= Number(part("budget").max) ? 0 : Number(part("budget").value));
 
-// What the browser can show by itself need not go to the server and back.
+// The server need not convert a picture that the browser can show.
 const shown = (type) => ["image/jpeg", "image/png", "image/webp", "image/avif"].includes(type);
 
 async function showBefore() {
@@ -138,7 +138,7 @@ async function showBefore() {
   const query = degradations();
   const plain = !["noise", "blur", "jpeg"].some((id) => query.has(id));
   let url = plain && shown(source.blob.type) ? URL.createObjectURL(source.blob) : null;
-  if (url && !(await canShow(url))) url = null; // whatever it is called; the server says what is wrong with it
+  if (url && !(await canShow(url))) url = null; // the server reports what is wrong with it
   if (!url) {
     const answer = await ask("degrade", query, source.blob, plain ? "Opening" : "Making it worse");
     url = URL.createObjectURL(await answer.blob());
@@ -251,7 +251,7 @@ function tellResult() {
   tell(`Restored in ${report.seconds.toFixed(1)} seconds. ${gmacs(report.gmacs)}.`);
 }
 
-// ---- talking to the server -------------------------------------------------------------------------------------------
+// ---- requests to the server ------------------------------------------------------------------------------------------
 
 async function ask(path, query, body, what) {
   stop();
@@ -269,7 +269,7 @@ async function ask(path, query, body, what) {
       const answer = await fetch(`${path}?${query}`, {
         method: "POST", body, signal: controller.signal, headers: { "Content-Type": "application/octet-stream" },
       });
-      if (answer.status === 429 && attempt < 20) { // others are first
+      if (answer.status === 429 && attempt < 20) { // the queue is full
         const seconds = Math.max(1, Number(answer.headers.get("Retry-After")) || 1);
         tell("The server is busy with others; waiting …");
         await pause(seconds * 1000, controller.signal);
@@ -337,7 +337,7 @@ function tellValues() {
   }
 }
 
-// ---- what people do --------------------------------------------------------------------------------------------------
+// ---- events ----------------------------------------------------------------------------------------------------------
 
 part("controls").addEventListener("submit", (event) => { event.preventDefault(); restore(); });
 part("controls").addEventListener("input", tellValues);
@@ -353,7 +353,7 @@ part("another").addEventListener("click", () => {
   part("samples").querySelector("button")?.focus();
 });
 
-// Once a picture has been restored, what is changed is seen at once.
+// After the first restoration, apply every change at once.
 let resting = 0;
 let again = false;
 function follow(worse) {
@@ -373,7 +373,7 @@ function follow(worse) {
 part("degrading").addEventListener("input", () => follow(true));
 part("restoring").addEventListener("input", (event) => { if (event.target.id) follow(false); });
 
-let depth = 0; // of elements that a dragged file is over
+let depth = 0; // number of nested elements that a dragged file is over
 const carriesFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 document.addEventListener("dragenter", (event) => { if (carriesFile(event)) { depth++; part("drop").hidden = false; } });
 document.addEventListener("dragleave", (event) => {

@@ -1,4 +1,4 @@
-// The route that a picture took, drawn: a column for each routed layer, a row for each expert, larger ones below.
+// Draws the route of a picture: a column for each routed layer and a row for each expert, larger ones below.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -11,7 +11,7 @@ function element(name, attributes, text) {
 
 export function gmacs(value) { return `${value.toFixed(2)} GMACs`; }
 
-// report: of a restored picture; costs: {base_gmacs, experts_gmacs}; budget: GMACs, 0 for none; space: pixels across.
+// report: a restored picture's; costs: {base_gmacs, experts_gmacs}; budget: GMACs, 0 for none; space: width in pixels.
 export function drawRoute(report, costs, budget, space) {
   const layers = costs.experts_gmacs;
   const rows = layers.length ? layers[0].length : 0;
@@ -45,7 +45,7 @@ export function drawRoute(report, costs, budget, space) {
   }
   if (rows) svg.append(element("text", { x: 4, y: top + row * rows + 14 }, "layer"));
 
-  // What it costs, between the cheapest and the dearest route.
+  // The route's cost, between the cheapest and the most expensive route.
   const sum = (choose) => layers.reduce((total, experts) => total + choose(experts), costs.base_gmacs);
   const [cheapest, dearest] = [sum((experts) => Math.min(...experts)), sum((experts) => Math.max(...experts))];
   const span = Math.max(dearest - cheapest, 1e-9);
@@ -61,7 +61,7 @@ export function drawRoute(report, costs, budget, space) {
   if (budget && budget < dearest) {
     const x = place(budget);
     svg.append(element("line", { class: "limit", x1: x, x2: x, y1: bars - 4, y2: bars + 12 }));
-    const clear = Math.min(Math.max(x, left + 60), end - 60); // of the numbers at both ends
+    const clear = Math.min(Math.max(x, left + 60), end - 60); // keep clear of the numbers at both ends
     svg.append(element("text", { x: clear, y: bars + 24, "text-anchor": "middle" }, `budget ${budget.toFixed(1)}`));
   }
   return svg;
