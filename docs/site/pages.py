@@ -22,6 +22,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "moceir/weights/moce_ir_30g.md": "model_card.md",
+    "moceir/weights/naf_30g.md": "model_card_naf.md",
     "conf/README.md": "configuration.md",
 }
 PAGES |= {
