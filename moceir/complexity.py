@@ -137,7 +137,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
         return one + (two - one).scaled(height * width - side**2, side**2)
 
     rows: dict[str, Part] = {}
-    rest = of_area("network")  # the cost outside all parts: the input added to the output
+    rest = of_area("")  # the cost outside all parts: the input added to the output
     routing = Cost()
     experts = {}
     for name, _, level, module in parts:

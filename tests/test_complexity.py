@@ -46,7 +46,10 @@ SMALL = {"num_blocks": (1, 1), "num_decoder_blocks": (2,), "num_heads": (1, 2), 
 def test_costs_known_from_shapes_are_what_fvcore_counts(report: Complexity, arguments: dict[str, object]) -> None:
     network = MoCEIR(**SMALL, **arguments)
     for counted, costs in [(count_macs(network), network.route_costs), (report, MoCEIR().route_costs)]:
-        assert tuple(tuple(expert.cost.conv_matmul for expert in layer) for layer in counted.experts) == costs.experts
+        assert (
+            tuple(tuple(expert.cost.conv_matmul for expert in layer) for layer in counted.experts.values())
+            == costs.experts
+        )
         totals = counted.totals()
         assert totals["minimum"].conv_matmul == costs.cheapest(counted.topk)
         assert totals["minimum"].conv_matmul < totals["expected"].conv_matmul < totals["maximum"].conv_matmul

@@ -140,7 +140,7 @@ def test_extras_that_are_named_exist() -> None:
     files = [
         file for kind in ("moceir/**/*.py", "docs/**/*.md", "README.md", "conf/**/*.yaml") for file in root.glob(kind)
     ]
-    named = {one for file in files for one in re.findall(r"moceir\[(\w+)\]", file.read_text(encoding="utf-8"))}
+    named = {one for file in files for one in re.findall(r"(?:moceir|'\.)\[(\w+)\]", file.read_text(encoding="utf-8"))}
     assert {"train", "demo", "export"} <= named
     assert named <= {*PROJECT["optional-dependencies"]}
     assert remedy("a", "b", "c") == "a needs b: pip install 'moceir[c]'"

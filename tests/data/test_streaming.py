@@ -422,7 +422,7 @@ def test_another_mixture_may_join(tree: Path, tmp_path: Path) -> None:
 
 
 def test_without_webdataset_the_remedy_is_said(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "webdataset" else name)
     with pytest.raises(ValueError, match=r"pip install 'moceir\[streaming\]'"):
         pack(tree, tmp_path)
 

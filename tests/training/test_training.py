@@ -165,7 +165,7 @@ def test_wrong_starts_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not both"):
         run(tmp_path, "init_from=a", "resume=b")
     save_network(MoCEIR(), tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors: its network, .* is another than this run's"):
+    with pytest.raises(ValueError, match=r"other\.safetensors: its network, .* is another than this one"):
         run(tmp_path, f"init_from={tmp_path / 'other.safetensors'}")
     with pytest.raises(ValueError, match=r"/nowhere: no such folder"):
         run(tmp_path, "data.root=/nowhere")
