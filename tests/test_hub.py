@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import moceir
 from moceir.cli.main import app
 from moceir.hub import OnHub
+from moceir.inference.weights import SHIPPED
 
 SMALL = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "num_heads": (1, 2), "num_refinement_blocks": 0}
 
@@ -42,10 +43,11 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path) -> None:
         OnHub.from_pretrained(tmp_path)
 
 
-def test_torch_hub() -> None:
-    network = torch.hub.load(str(Path(__file__).parents[1]), "moce_ir_30g", source="local")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_torch_hub(name: str) -> None:
+    network = torch.hub.load(str(Path(__file__).parents[1]), name, source="local")
     x = pictures(1, 20, 30)
-    assert torch.equal(network(x), moceir.load_pretrained()(x))
+    assert torch.equal(network(x), moceir.load_pretrained(name)(x))
 
 
 def test_a_card_has_the_hubs_yaml_and_results(tmp_path: Path) -> None:

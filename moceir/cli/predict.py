@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import torch.distributed as dist
 
@@ -44,14 +45,14 @@ def predict(config: DictConfig) -> int:
     """
     extension = None if config.format is None else f".{config.format.lower().removeprefix('.')}"
     planned = plan(list(config.inputs), Path(config.output), format=extension)
-    options = OmegaConf.to_container(config.restorer, resolve=True)
+    options = cast("dict[str, Any]", OmegaConf.to_container(config.restorer, resolve=True))
     module = RestoreFiles(
         network=load_weights(config.weights, topk=config.topk),
         jobs=planned.jobs,
         quality=config.quality,
         max_pixels=config.max_pixels or None,
         threads=config.threads,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     # Each process picks its own share of the jobs, and the trainer returns no predictions.
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`|predict returned None")
