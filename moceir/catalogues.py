@@ -16,8 +16,9 @@ from moceir.pictures.files import write_atomically
 
 _WHAT = "Removes Gaussian, photon and camera noise from photographs, without being told how much."
 _LIMITS = (
-    "Hardly touches strong blur. The shipped weights were trained on BSDS500 and PolyU photographs, which are for "
-    "non-commercial research; whoever needs others trains them with the same package."
+    "Hardly touches strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, which "
+    "are for non-commercial research, and naf_30g also on photographs some of which state no licence. To avoid such "
+    "pictures, train other weights with the same package."
 )
 
 
@@ -46,7 +47,7 @@ def openmodeldb(network: UNet, folder: Path, *, name: str, author: str, url: str
         "tags": ["denoise", "photo", "restoration"],
         "description": f"{_WHAT}\n\n{_LIMITS}",
         "date": date.today().isoformat(),
-        "architecture": "moce-ir",
+        "architecture": type(network).__name__.lower(),
         "size": [f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters"],
         "scale": 1,
         "inputChannels": 3,
@@ -112,8 +113,8 @@ def darktable(network: UNet, folder: Path, *, name: str, author: str, url: str, 
             "author": author,
             "source": url,
             "license": "Apache-2.0",
-            "training_data": "BSDS500, PolyU",
-            "training_data_license": "non-commercial research",
+            "training_data": "see the notes",
+            "training_data_license": "see the notes",
             "notes": _LIMITS,
         },
     }

@@ -70,14 +70,14 @@ def test_a_card_has_the_hubs_yaml_and_results(tmp_path: Path) -> None:
 def test_folders_for_catalogues(tmp_path: Path) -> None:
     network = randomise(moceir.MoCEIR(**SMALL)).eval()  # type: ignore[arg-type]
     moceir.save_network(network, tmp_path / "small.safetensors")
-    arguments = ["-o", str(tmp_path), "--weights", str(tmp_path / "small.safetensors"), "--name", "small"]
+    arguments = ["-o", str(tmp_path), "--weights", str(tmp_path / "small.safetensors")]
     refused = CliRunner().invoke(app, ["publish", "openmodeldb", *arguments])
     assert "--url" in str(refused.exception)
     for catalogue in ("openmodeldb", "darktable"):
         run = CliRunner().invoke(app, ["publish", catalogue, *arguments, "--url", "https://example.org/files/"])
         assert run.exit_code == 0, run.output
     entry = json.loads((tmp_path / "data" / "models" / "1x-small.json").read_text())
-    assert entry["scale"] == 1
+    assert (entry["scale"], entry["architecture"]) == (1, "moceir")
     for resource in entry["resources"]:
         name = resource["urls"][0].removeprefix("https://example.org/files/")
         content = (tmp_path / name).read_bytes()

@@ -29,7 +29,7 @@ def publish(
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder.")],
     weights: Weights = SHIPPED[0],
     topk: TopK = None,
-    name: Annotated[str, typer.Option(help="The model's.")] = SHIPPED[0],
+    name: Annotated[str | None, typer.Option(help="The model's. Default: that of the weights.")] = None,
     author: Annotated[str, typer.Option(help="Who publishes it.")] = "moceir",
     url: Annotated[str, typer.Option(help="Where the files, or the source, will be found.")] = "",
     scores: Annotated[
@@ -42,6 +42,7 @@ def publish(
     darktable: settings, a model for tiles, and a card.
     """
     network = load_weights(weights, topk=topk)
+    name = name or Path(weights).stem
     if catalogue is Catalogue.hub:
         require("moceir publish hub", "hub", "huggingface_hub")
         from moceir.hub import OnHub, model_card

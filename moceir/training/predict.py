@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -102,8 +102,7 @@ class RestoreFiles(LightningModule):
         return DataLoader(self.dealer, batch_size=None)
 
     def predict_step(self, number: int, *_: object) -> None:
-        job, journal = self.jobs[number], self.journal
-        assert journal is not None
+        job, journal = self.jobs[number], cast(Journal, self.journal)
         if self.trainer.is_global_zero and time.monotonic() - self._said > _OFTEN:
             self._said = time.monotonic()
             log.info("%d of %d pictures are done or under way", number + 1, len(self.jobs))
