@@ -16,9 +16,9 @@ from moceir.pictures.files import write_atomically
 
 _WHAT = "Removes Gaussian, photon and camera noise from photographs, without being told how much."
 _LIMITS = (
-    "Hardly touches strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, which "
-    "are for non-commercial research, and naf_30g also on photographs some of which state no licence. To avoid such "
-    "pictures, train other weights with the same package."
+    "Hardly touches strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, "
+    "which are for non-commercial research, and naf_30g also on photographs some of which state no licence. To avoid "
+    "such pictures, train other weights with the same package."
 )
 
 
@@ -113,8 +113,8 @@ def darktable(network: UNet, folder: Path, *, name: str, author: str, url: str, 
             "author": author,
             "source": url,
             "license": "Apache-2.0",
-            "training_data": "see the notes",
-            "training_data_license": "see the notes",
+            "training_data": "see the known limitations",
+            "training_data_license": "see the known limitations",
             "notes": _LIMITS,
         },
     }
