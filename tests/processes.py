@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -22,6 +23,9 @@ def start(function: Callable[[], object], output: Path | None = None) -> int:
     if process:
         return process
     status = 1
+    # What the tests before have left stays: to collect an inference session whose threads did not come along hangs or
+    # crashes.
+    gc.freeze()
     try:
         if output is not None:
             with output.open("wb") as file:
