@@ -1,1 +1,1 @@
-"""From files to batches; knows value ranges and randomness, and no network."""
+"""Turns files into batches. Handles value ranges and randomness, and depends on no network."""

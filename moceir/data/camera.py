@@ -1,8 +1,9 @@
-"""Noise as a camera's files have it: made on the sensor, then developed with the picture.
+"""Simulates noise as it appears in a camera's files: it arises on the sensor and is then developed with the picture.
 
-Demosaicking, smoothing and sharpening spread what one photosite added over its neighbours and over the colours, so the
-noise of photographs is coarse and coloured where that of benchmarks is white. Here a picture goes back to the sensor
-(Brooks et al., Unprocessing Images for Learned Raw Denoising, CVPR 2019), gets its noise there and is developed.
+Demosaicking, smoothing and sharpening spread the noise of one photosite over its neighbours and over the colours. So
+the noise of photographs is coarse and coloured, whereas that of benchmarks is white. This module converts a picture
+back to sensor values (Brooks et al., Unprocessing Images for Learned Raw Denoising, CVPR 2019), adds noise to them,
+and develops the result.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from moceir.data.degradations import checked_probability, checked_range, draw_sensor_noise
 
-# XYZ (D65) -> camera, as the paper's code has them; by Adobe for its DNG converter.
+# XYZ (D65) -> camera. The matrices come from Adobe's DNG converter; the values are those in the paper's code.
 _CAMERA_FROM_XYZ = np.array(
     [
         [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
@@ -29,11 +30,11 @@ _XYZ_FROM_SRGB = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )  # IEC 61966-2-1
 _CONTRASTS = 8
-_SATURATING = 0.95  # display value of all colours from which on a sensor is saturated, more and more
+_SATURATING = 0.95  # a photosite begins to saturate when all display values of its pixel exceed this
 _LEVELS = 1 << 16
-# What the sensor's numbers mean: saturated colours lie outside [0, 1] in another camera's colours, noise anywhere.
+# The range of the sensor's values. Saturated colours may lie outside [0, 1] in another camera's colours, as may noise.
 _LOWEST, _HIGHEST = -0.5, 1.5
-# For each place of red in a square of 2×2 photosites, blue being opposite.
+# The key is the position of red in a square of 2×2 photosites; blue is opposite.
 _DEMOSAICKING = {
     (0, 0): (cv2.COLOR_BayerRGGB2RGB, cv2.COLOR_BayerRGGB2RGB_EA),
     (0, 1): (cv2.COLOR_BayerGRBG2RGB, cv2.COLOR_BayerGRBG2RGB_EA),
@@ -43,14 +44,14 @@ _DEMOSAICKING = {
 
 
 class Development(NamedTuple):
-    """How a camera makes a picture of what its sensor saw."""
+    """The settings by which a camera turns sensor values into a picture."""
 
     matrix: np.ndarray
     """(3, 3) linear sRGB -> the sensor's colours; white is (1, 1, 1) in both."""
     gains: tuple[float, float, float]
-    """White balance and brightness: what the sensor's red, green and blue are multiplied by."""
+    """White balance and brightness: the factors for the sensor's red, green and blue."""
     contrast: float = 0.0
-    """Of the tone curve: 0 is sRGB's alone, 1 has the S curve 3y² − 2y³ on top."""
+    """Contrast of the tone curve: 0 uses only sRGB's curve, 1 also applies the S curve 3y² − 2y³."""
     red: tuple[int, int] = (0, 0)
     """Row and column of red in each square of 2×2 photosites."""
     edge_aware: bool = False
@@ -58,12 +59,12 @@ class Development(NamedTuple):
     chroma_blur: float = 0.0
     """Standard deviation in pixels of the Gaussian that smooths colour; 0 for none."""
     luma_smoothing: float = 0.0
-    """How far apart display values may lie that a bilateral filter of 5×5 averages; 0 for none."""
+    """Range σ of the 5×5 bilateral filter that smooths luma, in display values; 0 for none."""
     sharpening: float = 0.0
-    """How much of the difference to a Gaussian of one pixel is added."""
+    """Amount of the unsharp mask, whose Gaussian has a σ of one pixel."""
 
     def expose(self, image: np.ndarray) -> np.ndarray:
-        """What the sensor sees of float32 (H, W, 3) display values: float32 (H, W), a Bayer mosaic of linear values."""
+        """Convert display values, float32 (H, W, 3), to a Bayer mosaic of linear values, float32 (H, W)."""
         light = _curves(self.contrast)[0].take(_levels(image))
         colours = cv2.transform(light, (self.matrix / np.reshape(self.gains, (3, 1))).astype(np.float32))
         mosaic = colours[..., 1].copy()
@@ -73,10 +74,10 @@ class Development(NamedTuple):
         return mosaic
 
     def develop(self, mosaic: np.ndarray) -> np.ndarray:
-        """The picture: float32 (H, W, 3) display values in [0, 1]."""
+        """Convert a mosaic, float32 (H, W), to the picture: float32 (H, W, 3) display values in [0, 1]."""
         steps = _levels((mosaic - _LOWEST) / (_HIGHEST - _LOWEST))
         colours = cv2.demosaicing(steps, _DEMOSAICKING[self.red][self.edge_aware])
-        # One affine map: the sensor's numbers to values, white balance, colours.
+        # One affine map converts levels to sensor values, balances white, and converts colours.
         to_srgb = np.linalg.inv(self.matrix) * self.gains
         scale, offset = (_HIGHEST - _LOWEST) / (_LEVELS - 1), _LOWEST * to_srgb.sum(axis=1, keepdims=True)
         light = cv2.transform(colours.astype(np.float32), np.hstack([to_srgb * scale, offset]).astype(np.float32))
@@ -94,27 +95,27 @@ class Development(NamedTuple):
 
 
 class Camera:
-    """Noise of a sensor, developed: shot and read noise in a Bayer mosaic, and what the camera's software makes of it.
+    """Adds the noise of a developed raw file: shot and read noise in a Bayer mosaic, after the camera's processing.
 
-    Noise alone is added. The picture was developed once already, by whoever took it, and is not softened or sharpened
-    again: it is the difference of two developments, with noise and without, that is added to it. The result is clipped.
+    The picture has already been developed once, so it is not softened or sharpened again. Instead, the difference
+    between two developments, with noise and without, is added to it. The result is clipped.
 
     Args:
         shot: range of the sensor's noise, see :class:`moceir.data.degradations.CameraNoise`.
         red_gain: range of the red channel's white balance gain.
-        blue_gain: the same for blue.
+        blue_gain: range of the blue channel's white balance gain.
         edge_aware: probability of demosaicking along edges.
-        chroma_blur: range of the chroma's Gaussian, σ in pixels, drawn log-uniformly.
-        chroma_blur_probability: of smoothing it at all.
-        luma_smoothing: range of the bilateral filter's reach, in standard deviations of the luma's noise.
-        luma_smoothing_probability: of smoothing it at all.
-        sharpening: range of the amount.
-        sharpening_probability: of sharpening at all.
+        chroma_blur: range of σ, in pixels, of the Gaussian that smooths chroma; drawn log-uniformly.
+        chroma_blur_probability: probability of smoothing chroma.
+        luma_smoothing: range of the bilateral filter's range σ, in standard deviations of the luma's noise.
+        luma_smoothing_probability: probability of smoothing luma.
+        sharpening: range of the amount of sharpening.
+        sharpening_probability: probability of sharpening.
     """
 
     margin = 4
-    """Demosaicking sees two photosites, the bilateral filter two pixels. Gaussians reach further, but of noise that is
-    mirrored at the border."""
+    """Demosaicking needs two photosites, the bilateral filter two pixels. Gaussians have a larger radius, but they only
+    filter noise, which is reflected at the border."""
 
     def __init__(
         self,
@@ -147,8 +148,8 @@ class Camera:
         shot, read = draw_sensor_noise(self.shot, rng)
         mosaic = development.expose(image)
         deviation = np.sqrt(np.float32(shot) * np.maximum(mosaic, 0) + np.float32(read))
-        # A full photosite counts the same every time, so white has no noise. The paper spares highlights the inverse
-        # gains for that, after which they do not come back as they were.
+        # A saturated photosite always gives the same value, so white has no noise. The paper instead exempts highlights
+        # from the inverse gains, after which developing them does not return the original values.
         deviation *= 1 - ((clean.min(axis=0) - _SATURATING) / (1 - _SATURATING)).clip(0, 1)
         noisy = mosaic + deviation * rng.standard_normal(mosaic.shape, dtype=np.float32)
         if rng.random() < self.luma_smoothing_probability:
@@ -160,7 +161,7 @@ class Camera:
         return np.ascontiguousarray(degraded.clip(0, 1).transpose(2, 0, 1)), "camera"
 
     def _draw(self, rng: np.random.Generator) -> Development:
-        """All but the smoothing of luma, which goes by the noise."""
+        """Draw all settings except the smoothing of luma, which depends on the noise."""
         cameras = rng.dirichlet(np.ones(len(_CAMERA_FROM_XYZ)))
         matrix = np.einsum("n,nij->ij", cameras, _CAMERA_FROM_XYZ) @ _XYZ_FROM_SRGB
         brightness = 1 / rng.normal(0.8, 0.1)  # as in the paper's code
@@ -177,9 +178,9 @@ class Camera:
         )
 
 
-@cache  # one for each contrast that is drawn
+@cache  # there are only _CONTRASTS + 1 values of contrast
 def _curves(contrast: float) -> tuple[np.ndarray, np.ndarray]:
-    """Tables display value -> light and light -> display value, of float32 at 65,536 even steps from 0 to 1."""
+    """Return the tables display value -> light and light -> display value, float32, at 65,536 even steps in [0, 1]."""
     even = np.linspace(0, 1, _LEVELS)
     plain = np.where(even <= 0.0031308, 12.92 * even, 1.055 * even ** (1 / 2.4) - 0.055)
     display = (1 - contrast) * plain + contrast * plain**2 * (3 - 2 * plain)
@@ -187,5 +188,5 @@ def _curves(contrast: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _levels(display: np.ndarray) -> np.ndarray:
-    """[0, 1], clipped -> uint16, the steps of the tables and of the sensor."""
+    """Clip values to [0, 1] and quantise them to uint16, the levels of the tables and of the sensor."""
     return (display.clip(0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.uint16)

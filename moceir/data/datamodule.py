@@ -1,4 +1,4 @@
-"""From a folder of datasets to batches."""
+"""Builds batches from a folder of datasets."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ class BeginsAnywhere(Protocol):
     """A loader that can begin within an epoch."""
 
     start: int
-    """How many batches to leave out, the next time only."""
+    """Number of batches that the next iteration skips; later iterations skip none."""
     given: int
-    """How many of the epoch have been given out or left out."""
+    """Number of the epoch's batches that have been yielded or skipped."""
 
     def __len__(self) -> int: ...
 
 
 class RestorationDataModule(LightningDataModule):
-    """Datasets of clean pictures and of degraded pairs, merged.
+    """Merges datasets of clean pictures and of degraded pairs.
 
     Args:
-        root: the folder that holds them, as distributed, tiled or packed; None for the few photographs that
-            scikit-image ships, whatever ``sets`` says.
+        root: the folder that holds the datasets, as distributed, tiled or packed. With None, the few photographs that
+            scikit-image ships replace ``sets``.
         sets: name -> dataset.
-        allow_missing: leave out datasets that are not there.
+        allow_missing: skip datasets that are missing.
         crop: side of the square crops in pixels.
-        batch_size: crops of a step; the processes that train together share them.
-        degradation: of clean pictures, for training.
-        validation_degradations: task name -> degradation, of clean pictures that are held out.
-        validation_images: how many held-out pictures of each dataset are used, at most.
-        num_workers: processes that load data beside each training process.
-        seed: decides crops, flips, noise and order.
+        batch_size: crops per step, over all training processes.
+        degradation: degradation of clean pictures in training.
+        validation_degradations: task name -> degradation of the clean pictures that are held out.
+        validation_images: maximum number of held-out pictures that are used from each dataset.
+        num_workers: number of data-loading processes for each training process.
+        seed: seed of crops, flips, noise and order.
         detail: probability of choosing a crop by its detail.
         grey: probability of making a crop grey.
     """
@@ -93,16 +93,16 @@ class RestorationDataModule(LightningDataModule):
         self._loader: BeginsAnywhere
         if not root:
             log.warning(
-                "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships. That shows that "
-                "training runs; it does not give useful weights. Set data.root=FOLDER or the environment variable "
+                "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships. This shows that "
+                "training runs, but does not give useful weights. Set data.root=FOLDER or the environment variable "
                 "MOCEIR_DATA."
             )
 
     def prepare_data(self) -> None:
-        """Look at every file, once on each machine, before anything else starts.
+        """Check every file, once on each machine, before anything else starts.
 
         Raises:
-            ValueError: when datasets are missing, or files broken.
+            ValueError: when datasets are missing, or files are broken.
         """
         check_sets(self._find(), crop=self.crop, workers=2 * (os.cpu_count() or 1))
 
@@ -110,7 +110,7 @@ class RestorationDataModule(LightningDataModule):
         """Find the pictures and split them.
 
         Raises:
-            ValueError: when datasets are missing, or too small to hold out what they should.
+            ValueError: when datasets are missing, or too small for their held-out pictures.
         """
         listings = self._find()
         mixture = mix(listings, self.sources, validation_images=self.validation_images)
@@ -129,12 +129,12 @@ class RestorationDataModule(LightningDataModule):
 
     @property
     def validation_tasks(self) -> list[str]:
-        """What there is to restore in validation, after :meth:`setup`."""
+        """Names of the validation tasks, after :meth:`setup`."""
         return self.val_set.tasks
 
     @property
     def validation_sets(self) -> list[str]:
-        """Names of the datasets that pictures are held out of, after :meth:`setup`."""
+        """Names of the datasets that have held-out pictures, after :meth:`setup`."""
         return self.val_set.names
 
     def train_dataloader(self) -> ResumableLoader:
@@ -154,20 +154,20 @@ class RestorationDataModule(LightningDataModule):
         return self._resumed(loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far into the epoch a run is; Lightning keeps it in the checkpoint."""
-        # Lightning would keep a loader's own state, too, but forgets to restore it where a schedule asks for the
-        # number of steps (2.6.6).
+        """Return the position within the epoch, which Lightning stores in the checkpoint."""
+        # Lightning can also store a loader's own state, but 2.6.6 fails to restore it when a schedule requests the
+        # number of steps.
         return {"batches": self._loader.given}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on behind the batch at which the checkpoint was written."""
+        """Continue after the last batch that was trained on when the checkpoint was written."""
         self._start = state_dict["batches"]
-        # Lightning asks whether the loaders have a state, and ours is here.
+        # Lightning warns because it finds no state in the loader; this module holds that state.
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
     def val_dataloader(self) -> DataLoader[Sample]:
         rank, world_size = self._rank()
-        if 0 < len(self.val_set) < world_size:  # a process without any would keep the others waiting for its scores
+        if 0 < len(self.val_set) < world_size:  # others would wait for the scores of a process without pictures
             raise ValueError(
                 f"{len(self.val_set)} validation pictures for {world_size} processes: hold out more "
                 "(data.sets.NAME.validation, data.validation_images)"
@@ -176,7 +176,7 @@ class RestorationDataModule(LightningDataModule):
         return DataLoader(mine, batch_size=1, collate_fn=collate)
 
     def _resumed(self, loader: Loader) -> Loader:
-        loader.start = self._start % len(loader)  # a whole epoch given out is the start of the next
+        loader.start = self._start % len(loader)  # the end of an epoch is the start of the next
         self._loader = loader
         return loader
 
@@ -190,7 +190,7 @@ class RestorationDataModule(LightningDataModule):
         return find_sets(self.root or sample_photographs()[0].parent, self.sources, allow_missing=self.allow_missing)
 
     def _share(self) -> int:
-        """How many crops of a step are this process's."""
+        """Return the number of crops per step in this process."""
         processes = self._rank()[1]
         if self.batch_size % processes:
             raise ValueError(
@@ -204,19 +204,14 @@ class RestorationDataModule(LightningDataModule):
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """A loader of an :class:`EpochSampler` that can begin within an epoch.
-
-    Attributes:
-        start: how many batches to leave out, the next time only.
-        given: how many of the epoch have been given out or left out.
-    """
+    """A loader with an :class:`EpochSampler` that can begin within an epoch, see :class:`BeginsAnywhere`."""
 
     sampler: EpochSampler
     start = 0
     given = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # Lightning needs an iterator and nothing more
-        # A generator, so that workers are not fed before Lightning has told the sampler the epoch.
+        # This is a generator, so that workers receive no work before Lightning has set the sampler's epoch.
         self.given, self.start = self.start, 0
         self.sampler.skip = self.given * (self.batch_size or 1)
         for batch in super().__iter__():
