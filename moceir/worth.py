@@ -6,21 +6,23 @@ That pictures of a task take an expert is no evidence that it does something for
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from moceir.data.datasets import PairSet, Sample, WholePictures
-from moceir.data.degradations import Degradation
+from moceir.data.datasets import Sample
 from moceir.networks.costs import macs, padded_size
 from moceir.networks.routes import REFERENCE_SIZE
 from moceir.networks.strips import Block
 from moceir.networks.unet import Part, UNet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Worth(NamedTuple):
@@ -56,24 +58,18 @@ class _Restored(NamedTuple):
 
 
 @torch.inference_mode()
-def account(
-    network: UNet, pictures: Sequence[PairSet], degradations: Mapping[str, Degradation], *, seed: int = 0
-) -> Iterator[Worth]:
+def account(network: UNet, samples: Sequence[Sample]) -> Iterator[Worth]:
     """Leave out each block, then force each expert and leave out each, and compare.
 
     Args:
         network: in evaluation mode, with the budget it has; it is as before afterwards.
-        pictures: clean ones, each degraded in each way, or pairs.
-        degradations: task name -> degradation.
-        seed: decides the noise.
+        samples: pictures to restore, on the network's device.
 
     Yields:
         One change after the other. First each block is left out, in the order they run, and the routes stay. Then, of
         a network whose layers take one expert, each expert is taken in every layer; and in each layer, pictures that
         take an expert take the next best instead.
     """
-    dataset = WholePictures(sets=pictures, degradations=degradations, seed=seed)
-    samples = [dataset[index] for index in range(len(dataset))]
     tasks = list(dict.fromkeys(sample.task for sample in samples))
     task_of = torch.tensor([tasks.index(sample.task) for sample in samples])
     free = _restore(network, samples, [None] * len(samples))
@@ -116,6 +112,24 @@ def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor |
         restored.routes.append(result.route)
         restored.logits.append(torch.cat([torch.empty(0, network.num_experts), *(one.logits for one in routings)]))
     return restored
+
+
+def plot_worth(found: Sequence[Worth]) -> Figure:
+    """Plot a heat map of the lost dB: a row for each change, a column for each task."""
+    import matplotlib.pyplot as plt
+
+    lost = torch.tensor([list(one.lost.values()) for one in found])
+    figure, axes = plt.subplots(figsize=(2.8 + 0.7 * lost.shape[1], 1.4 + 0.2 * len(found)), layout="constrained")
+    scale = float(lost.abs().max().clamp_min(0.1))
+    map_ = axes.imshow(lost.numpy(), cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto")
+    for row, column in itertools.product(*map(range, lost.shape)):
+        value = float(lost[row, column])
+        colour = "white" if abs(value) > 0.6 * scale else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
+    axes.set_xticks(range(lost.shape[1]), found[0].lost, fontsize=7, rotation=45, ha="right")
+    axes.set_yticks(range(len(found)), [one.change for one in found], fontsize=7)
+    figure.colorbar(map_, label="lost, dB", fraction=0.05)
+    return figure
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def test_torch_hub(name: str) -> None:
 
 
 def test_a_card_has_the_hubs_yaml_and_results(tmp_path: Path) -> None:
-    row = {"name": "CBSD68/a.png", "task": "Gaussian σ=25", "mac_budget": 30.0, "psnr": 29.5, "ssim": 0.8}
+    row = {"name": "CBSD68/a.png", "task": "gaussian_25", "mac_budget": 30.0, "psnr": 29.5, "ssim": 0.8}
     rows = [row, {**row, "name": "CBSD68/b.png", "psnr": 30.5}, {**row, "mac_budget": 0.0, "psnr": 99.0}]
     (tmp_path / "scores.json").write_text(json.dumps(rows))
     arguments = ["publish", "hub", "-o", str(tmp_path / "hub"), "--scores", str(tmp_path / "scores.json")]
@@ -60,7 +60,7 @@ def test_a_card_has_the_hubs_yaml_and_results(tmp_path: Path) -> None:
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.pipeline_tag == "image-to-image"
     psnr, ssim = card.data.eval_results
-    assert (psnr.dataset_name, psnr.metric_type, psnr.metric_value) == ("CBSD68, Gaussian σ=25", "psnr", 30.0)
+    assert (psnr.dataset_name, psnr.metric_type, psnr.metric_value) == ("CBSD68, gaussian_25", "psnr", 30.0)
     assert ssim.metric_value == 0.8
     assert "# Model card: moce_ir_30g" in card.text
     x = pictures(1, 20, 30)

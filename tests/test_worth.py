@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import randomise
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 
 from moceir import NAFMixture, NAFNet, save_network
 from moceir.cli.main import app
+from moceir.data.datasets import Sample, WholePictures
 from moceir.data.degradations import Chain, GaussianNoise
 from moceir.inspection import sample_pictures
+from moceir.pictures.arrays import write_image
 from moceir.worth import account
 
 TASKS = {"clean": Chain(steps=[]), "noisy": GaussianNoise(sigmas=[50])}
@@ -28,12 +31,17 @@ def mixture() -> NAFMixture:
     return network
 
 
+def samples() -> list[Sample]:
+    pictures = sample_pictures(32)
+    dataset = WholePictures(sets=[pictures._replace(pairs=pictures.pairs[:2])], degradations=TASKS, seed=0)
+    return [dataset[index] for index in range(len(dataset))]
+
+
 def test_a_block_that_adds_nothing_is_worth_nothing() -> None:
     network = NAFNet(**SMALL).eval()  # its gains are zero
     torch.nn.init.normal_(network.output.weight, std=0.01)
     network.encoder[0][0].gain2.data[:] = 1  # but for one
-    pictures = sample_pictures(32)
-    found = {one.change: one for one in account(network, [pictures._replace(pairs=pictures.pairs[:2])], TASKS)}
+    found = {one.change: one for one in account(network, samples())}
     assert list(found) == ["without encoder.0.0", "without latent.0", "without decoder.0.0"]
     first, *others = found.values()
     assert set(first.lost) == set(TASKS)
@@ -48,8 +56,7 @@ def test_experts_are_forced_and_left_out() -> None:
     router = network.latent[0].mlp[-1]
     router.weight.data.zero_()
     router.bias.data[:] = torch.tensor([0.0, 1.0])  # every picture takes expert 1
-    pictures = sample_pictures(32)
-    found = {one.change: one for one in account(network, [pictures._replace(pairs=pictures.pairs[:2])], TASKS)}
+    found = {one.change: one for one in account(network, samples())}
     assert found["expert 1 everywhere"].mean == found["layer 0 without expert 0"].mean == 0
     costs = network.route_costs.experts[0]
     for change in ("expert 0 everywhere", "layer 0 without expert 1"):
@@ -58,9 +65,10 @@ def test_experts_are_forced_and_left_out() -> None:
     assert found["expert 0 everywhere"].lost == found["layer 0 without expert 1"].lost
 
 
-def test_the_command_prints_and_writes_it(photographs: Path, tmp_path: Path) -> None:
+def test_the_command_prints_and_writes_it(photograph: np.ndarray, tmp_path: Path) -> None:
+    write_image(tmp_path / "clean" / "a.png", photograph)
     save_network(mixture(), tmp_path / "mixture.safetensors")
-    arguments = ["worth", str(photographs), "--weights", str(tmp_path / "mixture.safetensors"), "--side", "32"]
+    arguments = ["worth", str(tmp_path / "clean"), "--weights", str(tmp_path / "mixture.safetensors"), "--side", "32"]
     run = CliRunner().invoke(app, [*arguments, "--degradation", "noise", "--json", str(tmp_path / "worth.json")])
     assert run.exit_code == 0, run.output
     assert "without decoder.0.0" in run.output

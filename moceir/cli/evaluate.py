@@ -67,8 +67,8 @@ def evaluate(
         engine.mac_budget = budget or None
     if not sigma and not poisson and degradation is None:
         sigma = [15, 25, 50]
-    degradations: dict[str, Degradation] = {f"Gaussian σ={level:g}": GaussianNoise(sigmas=[level]) for level in sigma}
-    degradations |= {f"Poisson scale={scale:g}": PoissonNoise(scale=scale) for scale in poisson}
+    degradations: dict[str, Degradation] = {f"gaussian_{level:g}": GaussianNoise(sigmas=[level]) for level in sigma}
+    degradations |= {f"poisson_{scale:g}": PoissonNoise(scale=scale) for scale in poisson}
     if degradation is not None:
         degradations |= build("data.validation_degradations", [f"degradation={degradation}", *override])
 

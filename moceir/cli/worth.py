@@ -13,7 +13,7 @@ from rich.table import Table
 
 from moceir.cli.options import Override, Weights
 from moceir.config import build
-from moceir.data.datasets import PairSet
+from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.sources import CleanImages
 from moceir.extras import require
 from moceir.inference.weights import SHIPPED, load_weights
@@ -50,7 +50,9 @@ def worth(
     pictures = sample_pictures(side) if root is None else _squares(root, side)
     degradations = build("data.validation_degradations", [f"degradation={degradation}", *override])
     progress = Console(stderr=True)
-    found = list(track(account(network, [pictures], degradations, seed=seed), "leaving out", console=progress))
+    dataset = WholePictures(sets=[pictures], degradations=degradations, seed=seed)
+    samples = [dataset[index] for index in range(len(dataset))]
+    found = list(track(account(network, samples), "leaving out", console=progress))
     console = Console()
     if not console.is_terminal:
         console.width = 160

@@ -1,24 +1,28 @@
-"""What is watched while a network trains: routes and their cost, and a panel of pictures."""
+"""Shows how training goes: routes and their cost, a panel of pictures, and what blocks are worth."""
 
 from __future__ import annotations
 
 import io
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor
 
-from moceir.data.datasets import Batch
+from moceir.data.datasets import Batch, Sample
 from moceir.inference.postprocess import quantise
 from moceir.inspection import RouteTally, plot_tally
-from moceir.networks.unet import UNet
 from moceir.pictures.arrays import write_image
 from moceir.pictures.picture import ImageError
 from moceir.training.module import RestorationModule
+from moceir.worth import account, plot_worth
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +64,8 @@ class RoutingMonitor(Callback):
         self._val = RouteTally()
         _log("val", tally, pl_module)
         if tally.counts and trainer.is_global_zero and any(map(_shows, trainer.loggers)):
-            show(trainer, "routing", _drawn(tally, cast(RestorationModule, pl_module).network))
+            network = cast(RestorationModule, pl_module).network
+            show(trainer, "routing", _drawn(plot_tally(tally, network)))
 
 
 def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: Batch) -> None:
@@ -90,11 +95,10 @@ def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
     pl_module.log_dict(metrics, sync_dist=True)  # the same everywhere
 
 
-def _drawn(tally: RouteTally, network: UNet) -> np.ndarray:
-    """uint8 (H, W, 3)."""
+def _drawn(figure: Figure) -> np.ndarray:
+    """Draw a figure as uint8 (H, W, 3), and close it."""
     import matplotlib.pyplot as plt
 
-    figure = plot_tally(tally, network)
     file = io.BytesIO()
     figure.savefig(file, format="rgba", dpi=100)
     width, height = figure.canvas.get_width_height()
@@ -160,3 +164,46 @@ class Panel(Callback):
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         square[:height, :width] = image[top : top + height, left : left + width]
         return square
+
+
+class WorthPanel(Callback):
+    """Draws what each block and each expert is worth, for TensorBoard and Weights & Biases, when training ends.
+
+    The picture ``worth`` shows the dB that the first validation picture of each task loses without a block, or with
+    another expert (:mod:`moceir.worth`).
+
+    Args:
+        side: of the square that is cut from the middle, in pixels. Time grows with its area.
+    """
+
+    def __init__(self, *, side: int) -> None:
+        self.side = side
+        self._samples: dict[str, Sample] = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not (trainer.is_global_zero and any(map(_shows, trainer.loggers))):
+            return
+        for degraded, clean, task, name in zip(batch.degraded, batch.clean, batch.tasks, batch.names, strict=True):
+            if task not in self._samples:
+                self._samples[task] = Sample(self._middle(degraded), self._middle(clean), task, name)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._samples:
+            return
+        network = cast(RestorationModule, pl_module).network
+        training = network.training
+        found = list(account(network.eval(), list(self._samples.values())))
+        network.train(training)
+        show(trainer, "worth", _drawn(plot_worth(found)))
+
+    def _middle(self, picture: Tensor) -> Tensor:
+        top, left = (max(0, (length - self.side) // 2) for length in picture.shape[-2:])
+        return picture[:, top : top + self.side, left : left + self.side].clone()

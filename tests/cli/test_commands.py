@@ -92,10 +92,10 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
     run = CliRunner().invoke(app, [*arguments, "--sigma", "10", "--poisson", "100", "--mac-budget", "30", *output])
     assert run.exit_code == 0, run.output
     gaussian, poisson = json.loads((tmp_path / "new" / "s.json").read_text())
-    assert gaussian["task"] == "Gaussian σ=10"
+    assert gaussian["task"] == "gaussian_10"
     assert gaussian["degraded_psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
     assert gaussian["psnr"] == pytest.approx(gaussian["degraded_psnr"], abs=0.2)  # but clamped
-    assert poisson["task"] == "Poisson scale=100"
+    assert poisson["task"] == "poisson_100"
     assert gaussian["gmacs"] <= 30
     assert len(gaussian["experts"]) == 7
     assert "within 30 GMACs" in run.output
@@ -107,7 +107,7 @@ def test_evaluate_a_network_without_routes(photograph: np.ndarray, tmp_path: Pat
     arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "naf.safetensors"), "--sigma", "10"]
     run = CliRunner().invoke(app, arguments)
     assert run.exit_code == 0, run.output
-    assert "Gaussian σ=10" in run.output
+    assert "gaussian_10" in run.output
 
 
 def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_
     by_task = {score["task"]: score for score in scores}
     assert by_task["clean"]["psnr"] > 100  # dB: left alone
     assert by_task["clean"]["filtered_psnr"] < 60  # by the network, not by the filter
-    noisy, stored = by_task["Gaussian σ=25"], by_task["Gaussian σ=25, 8 bits"]
+    noisy, stored = by_task["gaussian_25"], by_task["gaussian_25_8bit"]
     assert 0 < stored["degraded_psnr"] - noisy["degraded_psnr"] < 3  # clipped noise is less
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from omegaconf import OmegaConf
 from scipy import ndimage
 from torch import from_numpy
 
@@ -369,6 +372,16 @@ def test_noise_is_digitised_from_the_command_line(overrides: list[str], digital:
     values = np.stack([degradation(clean, rng)[0] for _ in range(10)])
     assert (values.max() <= 1) == digital
     assert np.allclose(values * 255, np.round(values * 255), atol=1e-3) == digital
+
+
+def test_each_validation_task_has_one_definition_and_one_name() -> None:
+    folder = Path(config_dir())
+    named = OmegaConf.load(folder / "tasks" / "default.yaml")
+    files = sorted((folder / "degradation").glob("*.yaml"))
+    assert files
+    for file in files:
+        tasks = OmegaConf.to_container(OmegaConf.load(file).validation_degradations, resolve=False)
+        assert tasks == {name: f"${{tasks.{name}}}" for name in tasks if name in named}, file.name
 
 
 def test_the_extended_mixture(photograph: np.ndarray) -> None:

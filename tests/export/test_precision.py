@@ -91,7 +91,7 @@ def test_the_command_refuses_what_loses_too_much(
     base += ["--clean", str(tmp_path / "clean"), "-o", str(tmp_path / "model.onnx")]
     refused = CliRunner().invoke(app, [*base, "--precision", "bfloat16", "--max-loss", "-10"])
     assert "bfloat16 loses more than -10 dB" in str(refused.exception)
-    assert "JPEG, quality 20:" in refused.stderr
+    assert "jpeg_20:" in refused.stderr
     assert not (tmp_path / "model.onnx").exists()
     done = CliRunner().invoke(app, [*base, "--precision", "int8", "--max-loss", "99"])
     assert done.exit_code == 0, done.output

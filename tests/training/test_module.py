@@ -169,14 +169,16 @@ def test_every_logger_writes(photographs: Path, tmp_path: Path, monkeypatch: pyt
     EventAccumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    run(tmp_path / "run", f"data.root={photographs}", "logger=all", "callbacks.panel.side=64")
+    run(
+        tmp_path / "run", f"data.root={photographs}", "logger=all", "callbacks.panel.side=64", "callbacks.worth.side=32"
+    )
     names = [path.name for path in (tmp_path / "run").rglob("*")]
     assert "metrics.csv" in names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert any(name.startswith("offline-run-") for name in names)
-    # Both get both pictures.
+    # Both get all pictures.
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    assert set(events.Tags()["images"]) == {"panel", "routing"}
-    assert {name.split("_")[0] for name in names if name.endswith(".png")} >= {"panel", "routing"}
+    assert set(events.Tags()["images"]) == {"panel", "routing", "worth"}
+    assert {name.split("_")[0] for name in names if name.endswith(".png")} >= {"panel", "routing", "worth"}
     assert isinstance(build("logger.csv", [f"paths.output={tmp_path}"]), CSVLogger)
