@@ -1,4 +1,4 @@
-"""Samples for training and validation: a clean picture, or a crop of one, and its degraded self."""
+"""Samples for training and validation: a clean picture or crop, and its degraded version."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
 from moceir.pictures.picture import ImageError
 
-_TRIES = 4  # crops of which the one with most detail is taken
+_TRIES = 4  # number of candidate crops, of which the one with the most detail is used
 
 
 class Stream(IntEnum):
-    """What a random generator is for, as the last number of its seed: equal numbers before it give other streams."""
+    """The purpose of a random generator. As the last number of its seed, it separates otherwise equal seeds."""
 
     CROP = 1
     VALIDATION = 2
@@ -32,14 +32,14 @@ class Stream(IntEnum):
 
 
 class Sample(NamedTuple):
-    """A degraded picture and the clean one."""
+    """A degraded picture and its clean version."""
 
     degraded: Tensor
-    """(3, H, W) float32 RGB; clean values lie in [0, 1], noise may leave it."""
+    """(3, H, W) float32 RGB; noise may exceed the range [0, 1]."""
     clean: Tensor
     """(3, H, W) float32 RGB in [0, 1]."""
     task: str
-    """Which degradation."""
+    """Name of the degradation."""
     name: str
     """The dataset and the picture's path in it, without suffix."""
 
@@ -52,13 +52,13 @@ class Batch(NamedTuple):
     clean: Tensor
     """(B, 3, H, W), see :class:`Sample`."""
     tasks: tuple[str, ...]
-    """Of each sample."""
+    """The task of each sample."""
     names: tuple[str, ...]
-    """Of each sample."""
+    """The name of each sample."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """A batch of samples; in a loader's process, in memory that it shares."""
+    """Stack samples into a batch. In a loader's worker process, the tensors lie in shared memory."""
     degraded, clean = (default_collate([sample[place] for sample in samples]) for place in (0, 1))
     return Batch(degraded, clean, tuple(one.task for one in samples), tuple(one.name for one in samples))
 
@@ -69,22 +69,25 @@ class PairSet(NamedTuple):
     name: str
     pairs: Sequence[Pair]
     task: str
-    """Of pairs that are degraded already."""
+    """The task of pairs that have a degraded picture."""
     repeat: int = 1
-    """How often each appears in an epoch."""
+    """Number of times that each picture appears in an epoch."""
 
     def samples(self) -> int:
-        """In an epoch."""
+        """Return the number of samples in an epoch."""
         return len(self.pairs) * self.repeat
 
 
 def to_chw_floats(image: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 (3, H, W) in [0, 1]."""
+    """Convert uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
 def draw_window(image: np.ndarray, *, crop: int, detail: float, rng: np.random.Generator) -> Window:
-    """A random square of uint8 (H, W, 3); with probability ``detail`` that of four with the steepest gradients."""
+    """Draw a random square of uint8 (H, W, 3).
+
+    With probability ``detail``, draw four squares and return the one with the steepest gradients.
+    """
     tries = _TRIES if detail and rng.random() < detail else 1
     places = [[int(rng.integers(side - crop + 1)) for side in image.shape[:2]] for _ in range(tries)]
     windows = [Window(top, left, crop, crop) for top, left in places]
@@ -92,7 +95,7 @@ def draw_window(image: np.ndarray, *, crop: int, detail: float, rng: np.random.G
 
 
 def _steepness(image: np.ndarray) -> float:
-    """Mean difference between neighbours' green."""
+    """Return the mean absolute difference between neighbours in the green channel."""
     green = image[..., 1].astype(np.int16)
     return float(sum(np.abs(np.diff(green, axis=axis)).mean() for axis in (0, 1)))
 
@@ -108,20 +111,21 @@ def training_sample(
     detail: float = 0,
     grey: float = 0,
 ) -> Sample:
-    """A random square crop, randomly flipped; degraded here when the pair is not degraded already.
+    """Draw a random square crop, flip it at random, and degrade it if the pair has no degraded picture.
 
     Args:
-        pair: what to crop; the same window of both pictures.
-        task: of a degraded pair.
-        name: of the sample.
+        pair: the pictures to crop; both are cropped to the same window.
+        task: the task of a degraded pair.
+        name: name of the sample.
         crop: side in pixels.
-        degradation: of a clean picture; it sees ``degradation.margin`` pixels around the crop where there are any.
-        rng: decides everything.
+        degradation: degradation of a clean picture. Its input includes ``degradation.margin`` pixels around the crop,
+            as far as the picture extends.
+        rng: source of the randomness.
         detail: probability of choosing the crop by its detail, see :func:`draw_window`.
-        grey: probability of making both pictures grey: all channels become one of them.
+        grey: probability of making both pictures grey, by replacing all channels with one of them.
 
     Raises:
-        ImageError: when a picture cannot be read, is smaller than the crop, or its partner has another size.
+        ImageError: when a picture cannot be read, is smaller than the crop, or differs in size from its partner.
     """
     clean, degraded = pair.open()
     height, width = clean.shape[:2]
@@ -153,15 +157,15 @@ def training_sample(
 
 
 class TrainingCrops(Dataset[Sample]):
-    """Random crops of several datasets. Item (e, i) depends on the seed, e and i alone.
+    """Random crops of several datasets. Item (e, i) depends only on the seed, the epoch e and the index i.
 
-    Nothing is kept in memory: decode from packed data where speed matters.
+    Each item decodes its pictures again. Use packed data where speed matters.
 
     Args:
-        sets: what to draw from, in this order.
+        sets: the datasets to draw from, in this order.
         crop: side of the square crops, in pixels.
-        degradation: what to do to a crop of a picture that is clean.
-        seed: decides every crop, flip and noise.
+        degradation: degradation of crops of clean pictures.
+        seed: seed of every crop, flip and noise.
         detail: probability of choosing a crop by its detail, see :func:`draw_window`.
         grey: probability of making a crop grey.
     """
@@ -188,10 +192,10 @@ class TrainingCrops(Dataset[Sample]):
         return self._ends[-1]
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index).
+        """Return the sample with the key (epoch, index).
 
         Raises:
-            ImageError: as :func:`training_sample`.
+            ImageError: when :func:`training_sample` raises it.
         """
         epoch, index = key
         which = bisect(self._ends, index)
@@ -210,14 +214,14 @@ class TrainingCrops(Dataset[Sample]):
 
 
 class WholePictures(Dataset[Sample]):
-    """Whole pictures, for validation and measuring: pairs as they are, clean pictures degraded in each given way.
+    """Whole pictures for validation and evaluation. Pairs stay unchanged; clean pictures get each degradation.
 
-    Noise depends on the seed and the picture's number in its dataset, and never changes.
+    Noise depends only on the seed and the picture's number in its dataset.
 
     Args:
-        sets: what to show, in this order.
-        degradations: task name -> degradation, of pictures that are clean.
-        seed: decides the noise.
+        sets: the datasets to use, in this order.
+        degradations: task name -> degradation of clean pictures.
+        seed: seed of the noise.
     """
 
     def __init__(self, *, sets: Sequence[PairSet], degradations: Mapping[str, Degradation], seed: int) -> None:
@@ -231,22 +235,22 @@ class WholePictures(Dataset[Sample]):
 
     @property
     def tasks(self) -> list[str]:
-        """Names of what there is to restore, in the order of their first appearance."""
+        """Names of the tasks, in the order of their first appearance."""
         return list(dict.fromkeys(task for *_, task in self._items))
 
     @property
     def names(self) -> list[str]:
-        """Names of the datasets, likewise."""
+        """Names of the datasets, in the order of their first appearance."""
         return list(dict.fromkeys(source.name for source, *_ in self._items))
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this number.
+        """Return the sample with this index.
 
         Raises:
-            ImageError: when a picture cannot be read, or its partner has another size.
+            ImageError: when a picture cannot be read, or differs in size from its partner.
         """
         source, number, task = self._items[index]
         pair = source.pairs[number]
@@ -261,13 +265,13 @@ class WholePictures(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys (epoch, index) in a new order each epoch, dealt out evenly to the ranks of a distributed run.
+    """Yields keys (epoch, index) in a new order each epoch, distributed evenly over the ranks of a distributed run.
 
-    Lightning tells it the epoch through :meth:`set_epoch`. What does not divide by the ranks is left for another
-    epoch's order.
+    Lightning sets the epoch through :meth:`set_epoch`. The last samples of the order, which would give some ranks more
+    than others, are dropped from that epoch.
 
     Attributes:
-        skip: how many keys to leave out at the start of the next iteration, because a run that is resumed had them.
+        skip: number of keys to skip at the start of the next iteration; a resumed run has already trained on them.
     """
 
     def __init__(self, *, length: int, seed: int, rank: int = 0, world_size: int = 1) -> None:

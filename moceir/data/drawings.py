@@ -1,6 +1,6 @@
-"""Pictures that no camera took, drawn in code: flat colours, gradients, shapes, lines, patterns, text, tables.
+"""Draws synthetic graphics: flat colours, gradients, shapes, lines, patterns, text and tables.
 
-Networks that saw photographs alone change flat colours and blur letters.
+Networks that train only on photographs change flat colours and blur letters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 
 
 class Drawing(NamedTuple):
-    """The drawing of a number: a square picture of ``side`` pixels."""
+    """A square drawing of ``side`` pixels, determined by its number."""
 
     number: int
     side: int
@@ -38,7 +38,7 @@ class Drawing(NamedTuple):
 
 
 def draw(side: int, rng: np.random.Generator) -> np.ndarray:
-    """A random drawing: uint8 (side, side, 3) RGB. One in six is grey."""
+    """Draw a random picture: uint8 (side, side, 3) RGB. One in six is grey."""
     image = np.empty((side, side, 3), np.uint8)
     (_gradient if rng.random() < 0.25 else _flat)(image, rng)
     for content in _CONTENTS[rng.integers(len(_CONTENTS))]:
@@ -53,7 +53,7 @@ def _flat(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _gradient(image: np.ndarray, rng: np.random.Generator) -> None:
-    """From one colour to another, in a direction or from a point."""
+    """Fill the picture with a linear or radial gradient between two colours."""
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     if rng.random() < 0.5:
@@ -67,7 +67,7 @@ def _gradient(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _shapes(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Rectangles, ellipses and polygons, filled or outlined."""
+    """Draw rectangles, ellipses and polygons, filled or outlined."""
     side = image.shape[0]
     for _ in range(rng.integers(1, 13)):
         colour, edge = _colour(rng), _edge(rng)
@@ -88,7 +88,7 @@ def _shapes(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _lines(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Straight ones and curves, as in plots and sketches."""
+    """Draw straight lines and curves, as in plots and sketches."""
     side = image.shape[0]
     for _ in range(rng.integers(2, 25)):
         colour, edge, thickness = _colour(rng), _edge(rng), int(rng.integers(1, 4))
@@ -102,7 +102,7 @@ def _lines(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _patterns(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Stripes and checks of few pixels' width, in rectangles."""
+    """Draw rectangles of stripes and checks that are a few pixels wide."""
     side = image.shape[0]
     for _ in range(rng.integers(1, 5)):
         top, left = rng.integers(0, side * 3 // 4, 2)
@@ -113,7 +113,7 @@ def _patterns(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _text(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Lines of words that mean nothing."""
+    """Draw lines of meaningless words."""
     side = max(image.shape)
     pillow = Image.fromarray(image)
     canvas = ImageDraw.Draw(pillow)
@@ -129,7 +129,7 @@ def _text(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _table(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Rules, shaded rows, numbers in cells."""
+    """Draw a table with rules, shaded rows, and numbers or words in its cells."""
     side = image.shape[0]
     size = int(rng.integers(8, 17))
     row, column = size + int(rng.integers(2, 12)), int(rng.integers(3, 9)) * size
@@ -155,7 +155,7 @@ def _table(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _window(image: np.ndarray, rng: np.random.Generator) -> None:
-    """A screen: windows with a bar, buttons and text."""
+    """Draw a screen of windows with title bars, buttons and text."""
     side = image.shape[0]
     for _ in range(rng.integers(1, 4)):
         (top, left), (height, width) = rng.integers(-side // 4, side // 2, 2), rng.integers(side // 3, side, 2)
@@ -172,7 +172,7 @@ def _window(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _colour(rng: np.random.Generator) -> Colour:
-    """Black or white, a corner of the colour cube, a grey, or any."""
+    """Draw black or white, a corner of the colour cube, a grey, or any colour."""
     kind = rng.choice(4, p=[0.3, 0.25, 0.15, 0.3])
     if kind == 0:
         red = green = blue = 255 * rng.integers(2)
@@ -186,14 +186,14 @@ def _colour(rng: np.random.Generator) -> Colour:
 
 
 def _contrast(image: np.ndarray, rng: np.random.Generator) -> Colour:
-    """A colour that shows on the picture's."""
+    """Draw a colour that contrasts with the picture's mean colour."""
     behind = image.reshape(-1, 3).mean(axis=0)
     colours = [_colour(rng) for _ in range(4)]
     return max(colours, key=lambda colour: float(np.abs(behind - colour).sum()))
 
 
 def _edge(rng: np.random.Generator) -> int:
-    """Smooth edges, or steps."""
+    """Choose between anti-aliased and aliased edges."""
     return cv2.LINE_AA if rng.random() < 0.7 else cv2.LINE_8
 
 
@@ -205,7 +205,7 @@ def _point(place: np.ndarray) -> tuple[int, int]:
     return int(place[0]), int(place[1])
 
 
-# What is drawn onto a background, each as often as the others.
+# The contents of a drawing, on top of its background; all are equally likely.
 _CONTENTS: tuple[tuple[Callable[[np.ndarray, np.random.Generator], None], ...], ...] = (
     (),
     (_shapes,),

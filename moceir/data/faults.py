@@ -1,4 +1,4 @@
-"""What is wrong with the files of a dataset."""
+"""Finds broken files in a dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moceir.pictures.picture import ImageError
 
 
 class Faults(NamedTuple):
-    """One message for each broken file or pair."""
+    """Lists of messages, one for each broken file or pair."""
 
     unreadable: list[str]
     wrong_size: list[str]
@@ -20,14 +20,14 @@ class Faults(NamedTuple):
 
 
 def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int, description: str) -> Faults:
-    """Look at every file once.
+    """Check every file once.
 
     Args:
-        pairs: which.
-        crop: the least height and width in pixels.
-        decode: read every picture whole; otherwise its header and its end.
-        workers: threads.
-        description: for the progress bar.
+        pairs: the pairs whose files are checked.
+        crop: the minimum height and width in pixels.
+        decode: whether to decode every picture completely, instead of reading only its header and its end.
+        workers: number of threads.
+        description: text beside the progress bar.
     """
 
     def read_size(picture: Picture) -> tuple[int, int] | ImageError:
@@ -36,7 +36,7 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
         except ImageError as error:
             return error
 
-    files = dict.fromkeys((pair.clean, pair.degraded) for pair in pairs)  # tiles share theirs
+    files = dict.fromkeys((pair.clean, pair.degraded) for pair in pairs)  # tiles share files
     pictures = list(dict.fromkeys(picture for partners in files for picture in partners if picture))
     read = dict(zip(pictures, in_parallel(read_size, pictures, workers=workers, description=description), strict=True))
     sizes = {picture: seen for picture, seen in read.items() if not isinstance(seen, ImageError)}

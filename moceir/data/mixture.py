@@ -1,4 +1,4 @@
-"""Several datasets as one: finding them, judging them, dealing them out."""
+"""Merges datasets: finds them, checks them, and splits them into training and validation data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from moceir.data.sources import Listing, Source
 
 
 def find_sets(root: str | Path, sources: Mapping[str, Source], *, allow_missing: bool) -> dict[str, Listing]:
-    """Every dataset that is there, by name.
+    """Find the datasets in a folder, by name.
 
     Raises:
-        ValueError: when the folder is missing, a dataset is missing or empty and that is not allowed, no dataset is
-            there, or one is ambiguous or half packed.
+        ValueError: when the folder is missing, a dataset is missing or empty without ``allow_missing``, all datasets
+            are missing, the folder of a dataset is ambiguous, or a pack is incomplete.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{root}: no such folder; give the one that holds the datasets (data.root)")
+        raise ValueError(f"{root}: no such folder; give the folder that holds the datasets (data.root)")
     located = {name: source.locate(folder) for name, source in sources.items()}
     listings = {name: sources[name].find(place) for name, place in located.items() if place}
     missing = [f"{name} (no folder {' or '.join(sources[name].folders)})" for name in located if not located[name]]
@@ -33,21 +33,22 @@ def find_sets(root: str | Path, sources: Mapping[str, Source], *, allow_missing:
     if missing and not (allow_missing and listings):
         raise ValueError(
             f"{root}: {len(missing)} of {len(sources)} datasets are missing: {', '.join(missing)}. Put them there; or "
-            "name the ones you want (data=NAME, of conf/data); or leave out what is missing (data.allow_missing=true, "
-            "on other commands --allow-missing); or give a plain folder of photographs (data=photographs)"
+            "choose the datasets you want (data=NAME, from conf/data); or skip the missing ones "
+            "(data.allow_missing=true, in other commands --allow-missing); or give a plain folder of photographs "
+            "(data=photographs)"
         )
     return listings
 
 
 def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> None:
-    """Look at every file's header and end.
+    """Check the header and the end of every file.
 
     Raises:
-        ValueError: when files are unpaired, unreadable, smaller than the crop or of another size than their partner.
+        ValueError: when files are unpaired, unreadable, smaller than the crop, or different in size from their partner.
     """
     problems = []
     for name, listing in listings.items():
-        faults = find_faults(listing.pairs, crop=crop, decode=False, workers=workers, description=f"looking at {name}")
+        faults = find_faults(listing.pairs, crop=crop, decode=False, workers=workers, description=f"checking {name}")
         problems += [f"{file}: its partner is missing" for file in listing.unpaired]
         problems += [*faults.unreadable, *faults.wrong_size]
     if problems:
@@ -55,7 +56,7 @@ def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> N
         more = f"\n  … and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
             f"{len(problems)} files cannot be trained on:{shown}{more}\n"
-            "Mend or remove them; `moceir prepare check` lists them all"
+            "Repair or remove them; `moceir prepare check` lists all of them"
         )
 
 
@@ -63,22 +64,27 @@ Item = TypeVar("Item")
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most ``count`` of them, evenly spaced, the first among them."""
+    """Return at most ``count`` items, evenly spaced, including the first."""
     return list(items[:: max(1, len(items) // count)][:count]) if count else []
 
 
 class Mixture(NamedTuple):
-    """What is trained on and what is held out."""
+    """The datasets for training and the held-out datasets for validation."""
 
     training: list[PairSet]
     validation: list[PairSet]
 
 
 def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, validation_images: int) -> Mixture:
-    """Split each dataset and merge the parts; of a held-out part at most ``validation_images`` pictures are used.
+    """Split each dataset and collect its training and validation pictures.
+
+    Args:
+        listings: name -> files of the dataset.
+        sources: name -> dataset.
+        validation_images: maximum number of held-out pictures that are used from each dataset.
 
     Raises:
-        ValueError: when a dataset is too small to hold out what it should.
+        ValueError: when a dataset is too small for its held-out pictures.
     """
     training, validation = [], []
     for name, listing in listings.items():
@@ -93,7 +99,7 @@ def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, valid
 
 
 class TrainingSet(Protocol):
-    """A dataset's training part."""
+    """The training pictures of a dataset."""
 
     @property
     def name(self) -> str: ...
@@ -102,7 +108,7 @@ class TrainingSet(Protocol):
     def repeat(self) -> int: ...
 
     def samples(self) -> int:
-        """In an epoch."""
+        """Return the number of samples in an epoch."""
 
 
 def tabulate(
@@ -111,7 +117,7 @@ def tabulate(
     found: Mapping[str, int],
     sources: Mapping[str, Source],
 ) -> str:
-    """What was found of each dataset, how much of it is trained on, and its share of an epoch, as a table."""
+    """Format a table of each dataset's pictures: found, trained on, held out, and as a share of an epoch."""
     table = Table()
     for column in ("dataset", "task"):
         table.add_column(column)
