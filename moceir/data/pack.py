@@ -1,8 +1,8 @@
-"""Decoded pictures in a few large files, for fast random reads.
+"""Stores decoded pictures in a few large files, for fast random reads.
 
-A pack is a folder of ``pack-00000-of-00012.safetensors``. The files are mapped into memory, so that a crop costs
-reading its own rows and nothing else. Tensors ``<i>/clean`` and ``<i>/degraded`` are uint8 (H, W, 3) RGB; the metadata
-lists the name and the group of each picture, and the CRC-32 of each tensor.
+A pack is a folder of files such as ``pack-00000-of-00012.safetensors``. The files are mapped into memory, so a crop
+reads only its own rows. Tensors ``<i>/clean`` and ``<i>/degraded`` are uint8 (H, W, 3) RGB. The metadata lists the name
+and the group of each picture, and the CRC-32 of each tensor.
 """
 
 from __future__ import annotations
@@ -43,23 +43,22 @@ class PackedPicture(NamedTuple):
         return height, width
 
     def open(self) -> np.ndarray:
-        """A view of mapped memory.
+        """Return a view of mapped memory.
 
         Raises:
-            ImageError: when the file is no longer as long as it was, or, the first time in a process, when the picture
-                is not what was written.
+            ImageError: when the file has become shorter, or when the checksum is wrong. Each process checks it once.
         """
         shard = _open_shard(self.shard)
         entry = shard.header[self.key]
         start, end = entry["data_offsets"]
-        # Where a mapped file has become shorter, reading would kill the process (SIGBUS).
+        # Reading past the end of a mapped file that has become shorter would kill the process (SIGBUS).
         if os.fstat(shard.file.fileno()).st_size < shard.size:
-            raise ImageError(f"{self.shard}: has become shorter since it was opened; {_REMEDY}")
+            raise ImageError(f"{self.shard}: the file has become shorter since it was opened; {_REMEDY}")
         pixels = shard.data[start:end].reshape(entry["shape"])
         if self.key not in shard.checked:
             found = zlib.crc32(pixels.data)
             if found != shard.contents.get("crc32", {}).get(self.key, found):
-                raise ImageError(f"{self}: damaged, not what was packed; {_REMEDY}")
+                raise ImageError(f"{self}: damaged (wrong checksum); {_REMEDY}")
             shard.checked.add(self.key)
         return pixels
 
@@ -68,29 +67,29 @@ class _Shard(NamedTuple):
     file: BinaryIO
     size: int
     header: dict[str, Any]
-    """Tensor name -> shape and place, as safetensors writes it."""
+    """Tensor name -> type, shape and offsets, as in safetensors' header."""
     contents: dict[str, Any]
-    """What :func:`write_pack` says of it."""
+    """The metadata that :func:`write_pack` wrote."""
     data: np.ndarray
-    """All bytes behind the header, mapped."""
+    """All bytes after the header, mapped."""
     checked: set[str]
-    """Tensors that were seen to be whole."""
+    """Names of the tensors whose checksum is correct."""
 
 
-@cache  # once for each process: an open file and its table of contents
+@cache  # each process opens a file and reads its header once
 def _open_shard(path: str) -> _Shard:
     try:
-        with safe_open(path, framework="numpy") as file:  # checks that the file is whole and its table fits it
+        with safe_open(path, framework="numpy") as file:  # checks that the file is complete and its header valid
             contents = json.loads((file.metadata() or {})["moceir"])
-        file = Path(path).open("rb")  # noqa: SIM115 -- as long as the process
-        # Slicing a mapped array takes 5 µs; the library's own reader 20 for a copy, and 60 for a view.
+        file = Path(path).open("rb")  # noqa: SIM115 -- stays open as long as the process runs
+        # Slicing a mapped array takes 5 µs. The library's own reader takes 20 µs for a copy and 60 µs for a view.
         mapped = np.memmap(file, np.uint8, "r")
         length = int.from_bytes(mapped[:8].tobytes(), "little")
         header = json.loads(mapped[8 : 8 + length].tobytes())
         for number, (name, group, paired) in enumerate(contents["pictures"]):
             tensors = [header[f"{number}/{part}"] for part in ("clean", "degraded")[: 1 + bool(paired)]]
             if any(one["dtype"] != "U8" or len(one["shape"]) != 3 or one["shape"][2] != 3 for one in tensors):
-                raise ValueError(f"{number} is no 8-bit RGB picture")
+                raise ValueError(f"{number} is not an 8-bit RGB picture")
             if not isinstance(name, str) or not isinstance(group, str):
                 raise ValueError(f"{number} has no name")
         if not isinstance(contents.get("crc32", {}), dict):
@@ -101,22 +100,24 @@ def _open_shard(path: str) -> _Shard:
 
 
 def is_pack(folder: Path) -> bool:
-    """Whether there are packed files in a folder."""
+    """Return whether a folder contains packed files."""
     return any(folder.glob(_FILES))
 
 
 def find_packed(folder: Path) -> list[tuple[PackedPicture, PackedPicture | None, str, str]]:
-    """Clean picture, degraded picture, name and group of everything in a pack; nothing when the folder is none.
+    """List the clean picture, degraded picture, name and group of each entry in a pack.
+
+    The list is empty when the folder is not a pack.
 
     Raises:
-        ValueError: when some of its files are missing.
+        ValueError: when some of the pack's files are missing.
         ImageError: when one of them is broken.
     """
     shards = sorted(folder.glob(_FILES))
     totals = {int(shard.stem.rpartition("-")[2]) for shard in shards}
     if shards and totals != {len(shards)}:
         raise ValueError(
-            f"{folder}: {len(shards)} of {' or '.join(map(str, totals))} packed files; "
+            f"{folder}: holds {len(shards)} of {' or '.join(map(str, totals))} packed files; "
             "run the same `moceir prepare pack` again to complete it"
         )
     found = []
@@ -130,7 +131,7 @@ def find_packed(folder: Path) -> list[tuple[PackedPicture, PackedPicture | None,
 def plan_shards(
     pairs: Sequence[Pair], *, shard_mib: int, workers: int, description: str
 ) -> tuple[list[list[Pair]], str]:
-    """Which pictures go into which file, about ``shard_mib`` of pixels each, and a fingerprint of the plan."""
+    """Distribute pairs over files of about ``shard_mib`` MiB of pixels; also return a fingerprint of that plan."""
     sizes = list(in_parallel(lambda pair: pair.size(), pairs, workers=workers, description=f"{description}: sizes"))
     shards: list[list[Pair]] = [[]]
     room = shard_mib * 2**20
@@ -145,7 +146,10 @@ def plan_shards(
 
 
 def open_in_turn(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Clean and degraded pixels of each; neighbours that are windows of the same pictures cost one decoding."""
+    """Yield the clean and degraded pixels of each pair.
+
+    Consecutive pairs that are windows of the same pictures share one decoding.
+    """
     whole = None
     for pair in pairs:
         pictures = pair._replace(name="", group="", window=None)
@@ -155,14 +159,14 @@ def open_in_turn(pairs: Sequence[Pair]) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: int, description: str) -> None:
-    """Decode pictures and pack them. A killed call is completed by the same call; a complete one does nothing.
+    """Decode pictures and pack them. Repeat an interrupted call to complete it; a complete pack is not changed.
 
     Args:
-        pairs: what to pack, in this order.
-        folder: where.
-        shard_mib: about how large each file becomes.
-        workers: threads that decode.
-        description: for the progress bar.
+        pairs: the pairs to pack, in this order.
+        folder: the folder of the pack.
+        shard_mib: approximate size of each file in MiB.
+        workers: number of threads that decode.
+        description: text beside the progress bar.
 
     Raises:
         ImageError: when a picture cannot be read.
@@ -172,22 +176,21 @@ def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: 
     paths = [folder / f"pack-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for path in folder.glob(_FILES):
         if path not in paths or _open_shard(str(path)).contents.get("fingerprint") != fingerprint:
-            raise ValueError(f"{path}: packed from other pictures or in another way; choose an empty folder")
+            raise ValueError(f"{path}: packed from other pictures or with other settings; choose an empty folder")
     missing = [(path, shard) for path, shard in zip(paths, shards, strict=True) if not path.exists()]
 
     def write(job: tuple[Path, list[Pair]]) -> None:
         path, shard = job
         tensors: dict[str, np.ndarray] = {}
         for number, (clean, degraded) in enumerate(open_in_turn(shard)):
-            tensors[f"{number}/clean"] = clean.copy()  # a view through a window is not contiguous, and keeps the whole
+            tensors[f"{number}/clean"] = clean.copy()  # a window is not contiguous and keeps the whole picture
             if degraded is not None:
                 tensors[f"{number}/degraded"] = degraded.copy()
         pictures = [(pair.name, pair.group, pair.degraded is not None) for pair in shard]
         checksums = {key: zlib.crc32(pixels.data) for key, pixels in tensors.items()}
         contents = {"fingerprint": fingerprint, "pictures": pictures, "crc32": checksums}
-        write_atomically(
-            path, save(tensors, {"moceir": json.dumps(contents)}), durable=True
-        )  # one key, whose order cannot vary
+        # The metadata has one key, because safetensors does not preserve the order of several.
+        write_atomically(path, save(tensors, {"moceir": json.dumps(contents)}), durable=True)
 
     for _ in in_parallel(write, missing, workers=workers, description=description):
         pass

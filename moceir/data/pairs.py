@@ -1,4 +1,4 @@
-"""A picture and its degraded self: what every dataset is made of."""
+"""Pairs of a clean picture and its degraded version, of which every dataset consists."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from moceir.pictures.picture import ImageError
 
 
 class Pair(NamedTuple):
-    """A clean picture, or a window of it, and its degraded self."""
+    """A clean picture, or a window of it, and its degraded version."""
 
     clean: Picture
     degraded: Picture | None
-    """None when it is made from the clean one as it is read."""
+    """None when a degradation is applied to the clean picture after it is read."""
     name: str
-    """Its path in the dataset, without suffix."""
+    """The picture's path in the dataset, without suffix."""
     group: str
-    """The scene or sequence it belongs to; training and held-out pictures share none."""
+    """The scene or sequence of the picture. Training and held-out pictures never share a group."""
     window: Window | None = None
     """None for the whole picture."""
 
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Return height and width in pixels."""
         return (self.window.height, self.window.width) if self.window else self.clean.size()
 
     def open(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Clean and degraded pixels, each uint8 (H, W, 3) RGB, of equal size.
+        """Read the clean and the degraded pixels, each uint8 (H, W, 3) RGB, of equal size.
 
         Raises:
-            ImageError: when one cannot be read, or their sizes differ.
+            ImageError: when a picture cannot be read, or their sizes differ.
         """
         clean = self.clean.open()
         degraded = self.degraded.open() if self.degraded else None
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
         return self.cut(clean, degraded)
 
     def cut(self, clean: np.ndarray, degraded: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Whole pictures through its window."""
+        """Crop whole pictures to the pair's window."""
         if self.window is None:
             return clean, degraded
         return self.window.of(clean), None if degraded is None else self.window.of(degraded)

@@ -1,4 +1,4 @@
-"""Many files at once, with a progress bar."""
+"""Processes many files in parallel, with a progress bar."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Result = TypeVar("Result")
 def in_parallel(
     function: Callable[[Item], Result], items: Collection[Item], *, workers: int, description: str
 ) -> Iterator[Result]:
-    """Results in the order of the items, computed by threads: decoding and encoding release Python's lock.
+    """Apply a function to each item in threads, and yield the results in the order of the items.
 
-    Only a few results wait in memory at any time.
+    Threads suffice, because decoding and encoding release Python's global lock. Only a few results wait in memory at
+    any time.
     """
     console = Console(stderr=True)
     waiting: deque[Future[Result]] = deque()

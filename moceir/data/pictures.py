@@ -1,4 +1,4 @@
-"""One picture, wherever it is kept, and windows of it."""
+"""Pictures in files or in memory, and windows of them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Window(NamedTuple):
     width: int
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """A view of (H, W, …) through the window."""
+        """Return a view of an array (H, W, …) that is cropped to the window."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def tiles(height: int, width: int, *, size: int, stride: int) -> Iterator[Window]:
-    """Square windows, row by row, that cover a picture; the last row and column end at its border.
+    """Yield square windows, row by row, that cover a picture. The last row and column end at the picture's border.
 
-    A side shorter than ``size`` is covered by one window of its length.
+    Along a side that is shorter than ``size``, windows have the length of that side.
     """
     for top in _starts(height, size, stride):
         for left in _starts(width, size, stride):
@@ -46,10 +46,10 @@ class Picture(Protocol):
     """Something that holds a uint8 (H, W, 3) RGB picture."""
 
     def size(self) -> tuple[int, int]:
-        """Height and width, without decoding where that can be avoided."""
+        """Return height and width in pixels, if possible without decoding."""
 
     def open(self) -> np.ndarray:
-        """The pixels; a view of mapped memory where they need no decoding."""
+        """Return the pixels; when they need no decoding, as a view of mapped memory."""
 
 
 class ImageFile(NamedTuple):
@@ -85,7 +85,7 @@ class ArrayPicture(NamedTuple):
 
 
 class MatBlock(NamedTuple):
-    """A picture in a MATLAB array, by its number among the leading dimensions."""
+    """A picture in a MATLAB array, identified by its index in the flattened leading dimensions."""
 
     path: str
     number: int
@@ -101,12 +101,12 @@ class MatBlock(NamedTuple):
         return mat_blocks(self.path)[self.number]
 
 
-@lru_cache(maxsize=2)  # a noisy and a clean file; they are large
+@lru_cache(maxsize=2)  # one degraded and one clean file, because the files are large
 def mat_blocks(path: str) -> np.ndarray:
-    """The one array of pictures in a MATLAB file, (…, H, W, 3) bytes, as (N, H, W, 3).
+    """Read the only array of pictures in a MATLAB file, uint8 (…, H, W, 3), and reshape it to (N, H, W, 3).
 
     Raises:
-        ImageError: when there is none, or more than one.
+        ImageError: when the file cannot be read, or does not hold exactly one such array.
         ValueError: when SciPy is missing.
     """
     require(f"{path}: a MATLAB file", "train", "scipy")
@@ -114,9 +114,9 @@ def mat_blocks(path: str) -> np.ndarray:
 
     try:
         arrays = [np.asarray(value) for name, value in loadmat(path).items() if not name.startswith("__")]
-    except Exception as error:  # scipy raises many kinds on broken files
+    except Exception as error:  # SciPy raises many kinds of exceptions for broken files
         raise ImageError(f"{path}: not a readable MATLAB file ({error})") from error
     arrays = [array for array in arrays if array.dtype == np.uint8 and array.ndim >= 3 and array.shape[-1] == 3]
     if len(arrays) != 1:
-        raise ImageError(f"{path}: holds {len(arrays)} arrays of 8-bit RGB pictures; one is expected")
+        raise ImageError(f"{path}: holds {len(arrays)} arrays of 8-bit RGB pictures; exactly one is expected")
     return arrays[0].reshape(-1, *arrays[0].shape[-3:])

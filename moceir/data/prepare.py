@@ -1,4 +1,4 @@
-"""Cutting pictures into squares once, so that training need not decode whole photographs for every crop."""
+"""Cuts pictures into squares once, so that training need not decode whole photographs for every crop."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from moceir.pictures.arrays import write_image
 def tile(
     source: Source, listing: Listing, folder: Path, *, size: int, stride: int, workers: int, description: str
 ) -> int:
-    """Write squares of every picture as PNG, in the dataset's own layout. What is there already is not made again.
+    """Write squares of every picture as PNG, in the dataset's own layout. Existing squares are kept.
 
     Args:
-        source: whose layout.
+        source: the dataset whose layout is used.
         listing: whole pictures.
-        folder: of the result.
+        folder: the folder for the squares.
         size: side of the squares in pixels.
-        stride: from one to the next; the last row and column end at the border.
-        workers: threads.
-        description: for the progress bar.
+        stride: distance between squares in pixels; the last row and column end at the border.
+        workers: number of threads.
+        description: text beside the progress bar.
 
     Returns:
-        How many squares there are of each kind, clean or degraded.
+        The number of pairs of squares.
 
     Raises:
-        ImageError: when a picture cannot be read, or its partner has another size.
+        ImageError: when a picture cannot be read, or differs in size from its partner.
         ValueError: when the layout has no names for squares.
     """
 

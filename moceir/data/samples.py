@@ -1,4 +1,4 @@
-"""Real photographs that are there without any data: those that the scikit-image package ships."""
+"""Photographs that need no data folder, because the scikit-image package ships them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from moceir.extras import require
 
-#: Colour photographs among them.
+#: The colour photographs among scikit-image's sample pictures.
 SAMPLE_PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
 
 def sample_photographs() -> list[Path]:
-    """The files of :data:`SAMPLE_PHOTOGRAPHS`."""
+    """Return the paths of :data:`SAMPLE_PHOTOGRAPHS`."""
     return [sample_photograph(name) for name in SAMPLE_PHOTOGRAPHS]
 
 
 def sample_photograph(name: str) -> Path:
-    """One of them by its file name.
+    """Return the path of one of scikit-image's sample pictures, given its file name.
 
     Raises:
         ValueError: when scikit-image is missing.

@@ -1,8 +1,8 @@
-"""Blur of a moving camera and moving things: the mean of sharp pictures along their paths.
+"""Simulates blur from a moving camera and moving objects: averages sharp pictures along their paths.
 
-That is how GoPro's blur was made (Nah et al., CVPR 2017) and REDS' (CVPRW 2019), from frames of a fast camera.
-:class:`moceir.data.blur.MotionBlur` is one convolution for the whole picture; here the camera turns and zooms, too,
-parts move on their own, and what was brighter than white leaves bright traces.
+The blur of GoPro (Nah et al., CVPR 2017) and REDS (CVPRW 2019) was made in this way, from frames of a high-speed
+camera. :class:`moceir.data.blur.MotionBlur` convolves the whole picture with one kernel. Here the camera also rotates
+and zooms, regions move independently, and highlights that were brighter than white leave bright traces.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ import numpy as np
 from moceir.data.blur import checked_gamma, random_path
 from moceir.data.degradations import checked_probability, checked_range
 
-_STEPS = 97  # points of a path that frames are chosen from; odd, so that one lies in the middle
+_STEPS = 97  # number of points of a path, from which frames are chosen; odd, so that one lies in the middle
 _MOST_FRAMES = 21
-_CELL = 64  # pixels from one extremum to the next, about, of the random field that outlines moving parts
-_WHITE = 0.98  # of all channels' display values: above, a pixel may have been brighter than it shows
+_CELL = 64  # approximate distance in pixels between extrema of the random field that outlines moving regions
+_WHITE = 0.98  # a pixel whose channels all exceed this display value may have been clipped
 
 
 class Shake:
-    """A camera that moves and turns while it exposes; the clean picture is that of the exposure's middle.
+    """Simulates a camera that moves and rotates during the exposure. The clean picture shows the exposure's middle.
 
     Args:
-        length: range of the shift's extent in pixels: twice the furthest distance from the middle of the exposure.
-        shake: range of how far the path bends, see :func:`moceir.data.blur.random_path`.
-        turn: range of the extent of the rotation, about the picture's middle, in degrees.
-        zoom: range of the extent of the zoom: 0.02 goes from 0.99 to 1.01, about.
-        moving: probability that parts of the picture move along a path of their own.
-        glare: range of how much brighter than white a white pixel was: at 1, twice as bright.
-        gamma: display value to the power of this is light; 1 averages display values, as GoPro's ``blur`` does.
+        length: range of the shift's extent in pixels, which is twice the largest distance from the position at the
+            middle of the exposure.
+        shake: range of how much the path bends, see :func:`moceir.data.blur.random_path`.
+        turn: range of the rotation's extent in degrees; the centre is the picture's middle.
+        zoom: range of the zoom's extent; 0.02 means a factor from about 0.99 to 1.01.
+        moving: probability that a region of the picture moves along its own path.
+        glare: range of the additional brightness of a white pixel; with 1, it was twice as bright as white.
+        gamma: exponent from display values to light; 1 averages display values, as GoPro's ``blur`` does.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Shake:
         self.moving = checked_probability("moving", moving)
         self.glare = checked_range("glare", glare)
         self.gamma = checked_gamma(gamma)
-        self.margin = int(self.length[1] / 2) + 1  # of shifts; a turn or zoom moves a crop's corners little more
+        self.margin = int(self.length[1] / 2) + 1  # covers shifts; rotation and zoom move a crop's corners little more
 
     def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         size = clean.shape[2], clean.shape[1]
@@ -81,7 +82,10 @@ class Shake:
         return light * (1 + glare * white[..., None])
 
     def _draw_motion(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """Affine maps (_STEPS, 2, 3) from the middle's pixels to each time's; in the middle nothing changes."""
+        """Draw affine maps (_STEPS, 2, 3) from pixels at the exposure's middle to those at each step.
+
+        The map of the middle step is the identity.
+        """
         path = random_path(steps=_STEPS, shake=rng.uniform(*self.shake), rng=rng, dims=4)
         path -= path[_STEPS // 2]
         shift = path[:, :2] * rng.uniform(*self.length) / 2 / np.linalg.norm(path[:, :2], axis=1).max()
@@ -97,16 +101,16 @@ class Shake:
 
 
 def moving_part(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random part of a picture with soft outlines: float32 (H, W) in [0, 1]; ``size`` is width and height."""
+    """Draw the mask of a random region with soft outlines: float32 (H, W) in [0, 1]; ``size`` is width and height."""
     cells = [math.ceil(side / _CELL) + 2 for side in reversed(size)]
     field = cv2.resize(rng.standard_normal(cells).astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
     field = field - np.float32(rng.normal(0.3, 0.3))
-    slope = 0.05  # of the field, a pixel, about: outlines are a pixel or two wide
+    slope = 0.05  # approximate change of the field per pixel, which makes outlines one or two pixels wide
     return np.clip(0.5 + field / slope / 2, 0, 1)
 
 
 def _in_step(*motions: np.ndarray) -> list[np.ndarray]:
-    """As many frames of each as leave about a pixel from one to the next, evenly in time, the middle one among them."""
+    """Choose the same frames of all motions, evenly in time and about one pixel apart, including the middle one."""
     travel = max(np.linalg.norm(np.diff(maps[:, :, 2], axis=0), axis=1).sum() for maps in motions)
     frames = min(_MOST_FRAMES, 2 * math.ceil(travel / 2) + 1)
     chosen = np.linspace(0, _STEPS - 1, frames).round().astype(int)
@@ -118,6 +122,6 @@ def _paste(part: np.ndarray, onto: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _warp(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    # OpenCV takes 0.24 ms for three channels of 168×168 on one thread of a CPU; kornia's warp_affine 0.77 ms.
+    # For three channels of 168×168 on one CPU thread, OpenCV takes 0.24 ms and kornia's warp_affine 0.77 ms.
     size = image.shape[1], image.shape[0]
     return cv2.warpAffine(image, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

@@ -1,8 +1,8 @@
-"""Datasets as tar files in WebDataset's layout, to be streamed in the order they are in.
+"""Stores datasets as tar files in WebDataset's layout, which are streamed sequentially.
 
 ``<set>-train-<plan>-00000.tar`` holds samples ``00000000.clean.png``, ``00000000.degraded.jpg``, ``00000000.json``.
-Whole pictures keep their files' bytes, squares of pictures are PNG. The JSON has the picture's name and the CRC-32 of
-each file; ``index.json`` counts what is where.
+Whole pictures keep the bytes of their files; squares of pictures are PNG. The JSON holds the picture's name and group,
+and the CRC-32 of each file. ``index.json`` lists the tar files and the number of samples in each.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 
 INDEX = "index.json"
 _TIMEOUT = 30
-"""Seconds that a web server may take to answer, or between two pieces of an answer."""
+"""Maximum number of seconds that a web server may take to answer, or between two pieces of an answer."""
 _WAITS = (1, 5, 25)
-"""Seconds between one attempt and the next; other kinds of storage have attempts of their own within these."""
+"""Seconds between attempts. Some kinds of storage also retry within each attempt."""
 
 
 class EncodedPicture(NamedTuple):
@@ -62,29 +62,29 @@ class Shard(NamedTuple):
     """One tar file."""
 
     file: str
-    """Its name in the folder."""
+    """The file's name in the folder."""
     samples: int
     first: int
-    """Key of its first sample; the others' follow."""
+    """Key of the first sample; the other keys follow consecutively."""
 
 
 def need_webdataset() -> None:
-    """Raise a ValueError that says how to install it when it is not there."""
+    """Raise a ValueError that says how to install webdataset when it is missing."""
     require("streaming", "streaming", "webdataset")
 
 
 def write_shards(
     parts: Mapping[str, Sequence[Pair]], folder: Path, *, shard_mib: int, workers: int, description: str
 ) -> dict[str, list[Shard]]:
-    """Write a dataset. A killed call is completed by the same call; a complete one writes nothing.
+    """Write a dataset. Repeat an interrupted call to complete it; finished files are not written again.
 
     Args:
-        parts: what to write: the part's name, which begins its files' names -> pictures. Those to train on are
-            shuffled; those held out stay in order, so that the same are chosen as from files.
-        folder: where.
-        shard_mib: about how many MiB of pixels go into each file, before compression.
-        workers: threads.
-        description: for the progress bar.
+        parts: name -> pictures of each part; the name is the prefix of its files' names. Training pictures (``-train``)
+            are shuffled. Held-out pictures stay in order, so that validation uses the same ones as without shards.
+        folder: the folder for the tar files.
+        shard_mib: approximate MiB of pixels in each file, before compression.
+        workers: number of threads.
+        description: text beside the progress bar.
 
     Raises:
         ImageError: when a picture cannot be read.
@@ -98,12 +98,12 @@ def write_shards(
         shards, fingerprint = plan_shards(pairs, shard_mib=shard_mib, workers=workers, description=description)
         shards = [shard for shard in shards if shard]
         starts = np.cumsum([0, *map(len, shards)])
-        # The plan's fingerprint goes into the names, so that files of another plan are not taken for finished ones.
+        # The names include the plan's fingerprint, so that files of another plan do not count as finished.
         names = [f"{part}-{fingerprint[:8]}-{number:05d}.tar" for number in range(len(shards))]
         strange = sorted(path.name for path in folder.glob(f"{part}-*.tar") if path.name not in names)
         if strange:
             raise ValueError(
-                f"{folder / strange[0]}: written from other pictures or in another way; choose an empty folder"
+                f"{folder / strange[0]}: written from other pictures or with other settings; choose an empty folder"
             )
         jobs = [job for job in zip(names, shards, starts, strict=False) if not (folder / job[0]).exists()]
 
@@ -120,7 +120,7 @@ def write_shards(
 
 
 def write_index(folder: Path, shards: Mapping[str, Mapping[str, Sequence[Shard]]]) -> None:
-    """Say what a folder holds: set -> part -> shards. Other sets that are there already stay."""
+    """Add sets to a folder's index, given set -> part -> shards. Other sets in the index are kept."""
     place = folder / INDEX
     sets = {**(read_index(str(folder)) if place.exists() else {}), **shards}
     counts = {
@@ -133,10 +133,10 @@ def write_index(folder: Path, shards: Mapping[str, Mapping[str, Sequence[Shard]]
 
 
 def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
-    """Set -> part -> shards of a folder or URL.
+    """Read the index of a folder or URL: set -> part -> shards.
 
     Raises:
-        ValueError: when there is no index, or it is none of ours.
+        ValueError: when the index is missing or invalid.
     """
     place = f"{root.rstrip('/')}/{INDEX}"
     attempts = _Attempts(place)
@@ -145,7 +145,7 @@ def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
             with _open(place) as file:
                 content = file.read()
             break
-        except Exception as error:  # each kind of storage has its own
+        except Exception as error:  # each kind of storage raises its own exceptions
             try:
                 attempts.failed(error)
             except ImageError as last:
@@ -179,14 +179,14 @@ def _numbered(shards: Iterable[Sequence[Any]]) -> list[Shard]:
 def read_shard(
     root: str, shard: Shard, numbers: Collection[int]
 ) -> Generator[tuple[int, int, Pair | ImageError], None, None]:
-    """Number in the tar file, key and pictures of the wanted samples; no file of a sample behind them is read.
+    """Yield the number in the tar file, the key and the pictures of each requested sample.
 
-    They come in the file's order, whole ones and, with what is wrong instead of pictures, broken ones; then those that
-    are not in it. When reading fails the file is opened again and read up to where it was; a few failures in a row are
-    too many.
+    Samples come in the file's order, followed by those that the file does not contain. A broken or missing sample has
+    an ImageError in place of its pictures. Nothing is read after the last requested sample. When reading fails, the
+    file is opened again and read up to the same position, a limited number of times in a row.
 
     Raises:
-        ImageError: when the file is not there, or its storage fails.
+        ImageError: when the file is missing, or its storage fails repeatedly.
     """
     url = f"{root.rstrip('/')}/{shard.file}"
     left = set(numbers)
@@ -203,19 +203,19 @@ def read_shard(
                         if not left:
                             return
             raise tarfile.ReadError(f"sample {shard.first + min(left):08d} is not in it")
-        except Exception as error:  # each kind of storage has its own
+        except Exception as error:  # each kind of storage raises its own exceptions
             try:
                 attempts.failed(error)
             except ImageError as last:
                 if not isinstance(error, tarfile.TarError):
                     raise
-                for number in sorted(left):  # read again and again, it stays damaged
+                for number in sorted(left):  # repeated reading gave the same damaged file
                     yield number, shard.first + number, last
                 return
 
 
 def find_damage(root: str, shard: Shard) -> list[str]:
-    """One message for each sample that cannot be read, every picture decoded."""
+    """Decode every picture, and return one message for each sample that cannot be read."""
     damage = []
     try:
         for _, _, pair in read_shard(root, shard, range(shard.samples)):
@@ -231,32 +231,32 @@ def find_damage(root: str, shard: Shard) -> list[str]:
 
 
 class _Attempts:
-    """Failures in a row to read one file."""
+    """Counts consecutive failures to read one file, and waits between attempts."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.failures = 0
 
     def failed(self, error: Exception) -> None:
-        """Say so and wait a while.
+        """Log a failure and wait before the next attempt.
 
         Raises:
-            ImageError: when it is no use to go on, or was not for too long.
+            ImageError: when another attempt cannot succeed, or too many attempts have failed.
         """
         self.failures += 1
         status = _status(error)
         if status is None:
-            # fsspec takes every failure to open a URL for a file that is not there, and says why as the cause.
+            # fsspec raises FileNotFoundError for every failure to open a URL; the exception's cause is the real reason.
             refused = "://" not in self.url or (isinstance(error, FileNotFoundError) and error.__cause__ is None)
         else:
             refused = status < 500 and status not in (408, 429)
         if refused or self.failures > len(_WAITS):
             raise ImageError(
-                f"{self.url}: could not be read, {self.failures} times ({_reason(error)}); copy or write the file "
-                "again, or mend the connection"
+                f"{self.url}: could not be read (attempts: {self.failures}; {_reason(error)}); copy or write the file "
+                "again, or check the connection"
             ) from error
         wait = _WAITS[self.failures - 1]
-        log.warning("%s: could not be read (%s); trying again in %d s", self.url, _reason(error), wait)
+        log.warning("%s: could not be read (%s); retrying in %d s", self.url, _reason(error), wait)
         _sleep(wait)
 
 
@@ -276,7 +276,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: Exception) -> int | None:
-    """What a web server answered, if it did."""
+    """Return the HTTP status that caused an error, or None."""
     statuses = (getattr(one, "status", None) for one in _causes(error))
     return next((status for status in statuses if isinstance(status, int)), None)
 
@@ -292,7 +292,7 @@ def _reason(error: Exception) -> str:
 
 
 def _samples(file: BinaryIO) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """Key and files by their name behind it, in the file's order; what is no sample is passed over."""
+    """Yield each sample's key and its files by suffix, in the tar file's order. Other files are skipped."""
 
     def files() -> Iterator[tuple[str, str, bytes]]:
         with tarfile.open(fileobj=file, mode="r|") as tar:
@@ -322,12 +322,12 @@ def _pair(contents: Mapping[str, bytes], where: str) -> Pair | ImageError:
     contents = {**contents, "json": _names(name, group)}
     wrong = [one for one, checksum in checksums.items() if zlib.crc32(contents.get(one, b"")) != checksum]
     if wrong or clean is None:
-        return ImageError(f"{where}.{wrong[0] if wrong else 'clean'}: damaged, or not there; write the shards again")
+        return ImageError(f"{where}.{wrong[0] if wrong else 'clean'}: damaged or missing; write the shards again")
     return Pair(clean, degraded, name, group)
 
 
 def _names(name: str, group: str) -> bytes:
-    """Of the description, what its checksum is of."""
+    """Encode those fields of the description that its checksum covers."""
     return f"{name}\n{group}".encode()
 
 
@@ -347,8 +347,8 @@ def _tar(shard: Sequence[Pair], start: int) -> bytes:
 
 
 def _encode(pair: Pair) -> dict[str, bytes]:
-    """Name and content of the clean and the degraded picture."""
-    clean, degraded = pair.open()  # whatever is written can be read
+    """Return the suffix and content of each picture file of a pair."""
+    clean, degraded = pair.open()  # decoding proves that the bytes below are readable
     contents = {}
     for part, picture, image in (("clean", pair.clean, clean), ("degraded", pair.degraded, degraded)):
         if isinstance(picture, ImageFile) and pair.window is None:

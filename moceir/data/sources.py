@@ -1,4 +1,4 @@
-"""Datasets as they are distributed: which files are in them, and which belong together."""
+"""Describes datasets as they are distributed: lists their files and matches degraded files with clean ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from moceir.pictures.picture import ImageError
 
 
 class Listing(NamedTuple):
-    """What is there of a dataset."""
+    """The files of a dataset that were found."""
 
     folder: Path
     pairs: list[Pair]
@@ -34,14 +34,14 @@ class Source(ABC):
     """A dataset.
 
     Attributes:
-        folders: names that its folder may have, directly in the data folder or one level below.
-        task: what there is to restore; of clean pictures, the degradation says.
-        repeat: how often each picture appears in an epoch.
-        expected: how many pictures the whole dataset has, counted after tiling; None when nobody knows.
-        validation: how many scenes, sequences or, where there are none, pictures are held out to choose checkpoints.
-        test: how many more are kept for measuring alone.
-        tile: cut pictures into squares of this side; None for whole pictures.
-        stride: from one square to the next.
+        folders: possible names of the dataset's folder, directly in the data folder or one level below.
+        task: the task of degraded pairs; for clean pictures, the degradation gives the task.
+        repeat: number of times that each picture appears in an epoch.
+        expected: number of pictures in the complete dataset, counted after tiling; None if unknown.
+        validation: number of scenes or sequences (pictures, if there are none) that are held out to choose checkpoints.
+        test: number of further scenes, sequences or pictures that are reserved for evaluation.
+        tile: side of the squares that pictures are cut into, in pixels; None for whole pictures.
+        stride: distance between squares in pixels; None for ``tile``.
     """
 
     folders: Sequence[str]
@@ -54,10 +54,12 @@ class Source(ABC):
     stride: int | None = None
 
     def locate(self, root: Path) -> Path | None:
-        """Its folder, in its native layout or, under the first of the names, packed; None when it is missing.
+        """Find the dataset's folder, in its native layout or packed; None when it is missing.
+
+        A packed folder must have the first of the names.
 
         Raises:
-            ValueError: when several folders could be meant.
+            ValueError: when several folders match.
         """
         for places in ([root], sorted(path for path in root.glob("*") if path.is_dir())):
             for name in self.folders:
@@ -65,13 +67,13 @@ class Source(ABC):
                 if name == self.folders[0]:
                     found += [place / name for place in places if is_pack(place / name)]
                 if len(found) > 1:
-                    raise ValueError(f"{' and '.join(map(str, found))}: both could be meant; keep one, or rename one")
+                    raise ValueError(f"{' and '.join(map(str, found))}: each could be this dataset; keep or rename one")
                 if found:
                     return found[0]
         return None
 
     def find(self, folder: Path) -> Listing:
-        """What is in its folder, sorted by name; squares of it where it is to be tiled and is not packed.
+        """List the pairs in the dataset's folder, sorted by name; in the native layout, as squares if ``tile`` is set.
 
         Raises:
             ValueError: when a pack is incomplete, or a table of pairs lacks a column.
@@ -84,24 +86,30 @@ class Source(ABC):
 
     @abstractmethod
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
-        """Pairs and unpaired files in the native layout."""
+        """List the pairs and the unpaired files in the native layout."""
 
     def split(self, pairs: list[Pair]) -> dict[str, list[Pair]]:
-        """Training, validation and test, by groups that lie evenly in the order of their names."""
+        """Split pairs into ``train``, ``validation`` and ``test``, by groups.
+
+        The held-out groups are evenly spaced in the order of their names.
+
+        Raises:
+            ValueError: when no group remains to train on.
+        """
         groups = sorted({pair.group for pair in pairs})
         part = dict.fromkeys(groups, "train")
         for name, count in (("test", self.test), ("validation", self.validation)):
             left = [group for group in groups if part[group] == "train"]
             if count >= len(left):
-                raise ValueError(f"{name}={count} of {len(left)} scenes or pictures: leave at least one to train on")
+                raise ValueError(f"{name}={count} of {len(left)} scenes or pictures: leave at least one for training")
             part |= dict.fromkeys(left[:: len(left) // count][:count] if count else [], name)
         return {name: [p for p in pairs if part[p.group] == name] for name in ("train", "validation", "test")}
 
     def tile_names(self, name: str, number: int) -> tuple[str, str | None]:
-        """What the clean and the degraded file of a square are to be called, in the native layout, without suffix.
+        """Return the names of a square's clean and degraded files in the native layout, without suffix.
 
         Raises:
-            ValueError: when the layout has no room for a number.
+            ValueError: when the layout does not permit numbered squares.
         """
         raise ValueError(f"{type(self).__name__} files cannot be tiled; pack them (`moceir prepare pack --tile`)")
 
@@ -112,7 +120,7 @@ class Source(ABC):
         try:
             windows = list(tiles(*pair.size(), size=self.tile, stride=self.stride or self.tile)) if self.tile else []
         except ImageError:
-            windows = []  # whoever reads it will say so; what looks for faults wants them all
+            windows = []  # the error recurs when the picture is read; find_faults collects all errors
         if len(windows) < 2:
             yield pair
         for number, window in enumerate(windows[1:] and windows):
@@ -121,7 +129,7 @@ class Source(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanImages(Source):
-    """A folder of clean pictures, searched recursively: BSD400, WED, Kodak24, anything."""
+    """A folder of clean pictures, searched recursively, such as BSD400, WED or Kodak24."""
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
         names = ((path, _stem(path, folder)) for path in find_images(folder))
@@ -133,7 +141,7 @@ class CleanImages(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePhotographs(CleanImages):
-    """The few that scikit-image ships."""
+    """The few photographs that scikit-image ships."""
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
         return [Pair(ImageFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()], []
@@ -141,12 +149,12 @@ class SamplePhotographs(CleanImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings(Source):
-    """Pictures that are drawn as they are read; their folder need not be there.
+    """Synthetic drawings that are generated when they are read; their folder need not exist.
 
     Attributes:
-        count: how many.
-        side: of each, in pixels.
-        untouched: the share that is its own degraded picture, because what is perfect is to be left alone.
+        count: number of drawings.
+        side: side of each drawing in pixels.
+        untouched: fraction of drawings that get no degradation, so that networks learn to leave clean pictures as is.
     """
 
     count: int
@@ -165,12 +173,12 @@ class Drawings(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedFiles(Source):
-    """Degraded and clean files whose names tell which belong together: SIDD, PolyU, GoPro, REDS, any two folders.
+    """Degraded and clean files that are matched by name, as in SIDD, PolyU, GoPro, REDS, or any two folders.
 
     Attributes:
-        degraded: where degraded files are, as a template without suffix: ``{field}`` stands for any text without a
-            slash, ``{path}`` for any text. A field named ``group`` gives the scene or sequence.
-        clean: the clean file's template, of the same fields.
+        degraded: template of the degraded files' paths, without suffix. ``{field}`` matches any text without a slash;
+            ``{path}`` matches any text. A field named ``group`` gives the scene or sequence.
+        clean: template of the clean files' paths, with the same fields.
     """
 
     degraded: str
@@ -201,17 +209,17 @@ class MatchedFiles(Source):
         return self.clean.format_map(fields), self.degraded.format_map(fields)
 
     def _is_native(self, folder: Path) -> bool:
-        """Several datasets may share a folder: REDS_blur and REDS_blur_jpeg, GoPro's training and test part."""
+        """Several datasets may share a folder, such as REDS_blur and REDS_blur_jpeg, or GoPro's train and test sets."""
         fixed = self.degraded.partition("{")[0].rpartition("/")[0]
         return (folder / fixed).is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
 class IsoSeries(Source):
-    """NIND: the same scene at several ISO values; the lowest is the clean picture of all others.
+    """NIND, which shows each scene at several ISO values; the lowest value gives the clean picture of all others.
 
-    Files are ``<scene>/NIND_<scene>_ISO<value>``, where values beyond a camera's range are written H1, H2, …, and
-    repetitions end in ``_2`` or ``-2``.
+    Files are named ``<scene>/NIND_<scene>_ISO<value>``. ISO values beyond a camera's native range are written H1, H2
+    and so on. Repeated shots have a number at the end, such as ``_2`` or ``-2``.
     """
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
@@ -233,10 +241,10 @@ class IsoSeries(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class PairsTable(Source):
-    """Pairs that a CSV file lists in columns ``degraded``, ``clean`` and, if wanted, ``group``.
+    """Pairs that a CSV file lists in the columns ``degraded``, ``clean`` and, optionally, ``group``.
 
     Attributes:
-        table: its name in the folder; paths in it are relative to the folder.
+        table: name of the CSV file in the folder; its paths are relative to the folder.
     """
 
     table: str
@@ -264,11 +272,11 @@ class PairsTable(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class MatBlocks(Source):
-    """Pictures in two MATLAB arrays, as SIDD's validation and benchmark parts come.
+    """Pictures in two MATLAB arrays, the format of SIDD's validation and benchmark data.
 
     Attributes:
-        degraded: the file with the degraded array (…, H, W, 3) of bytes.
-        clean: the file with the clean one.
+        degraded: file with the array of degraded pictures, uint8 (…, H, W, 3).
+        clean: file with the array of clean pictures, of the same form.
     """
 
     degraded: str
@@ -287,13 +295,13 @@ class MatBlocks(Source):
 
 
 def _stem(path: Path, folder: Path) -> str:
-    """Relative to the folder, with forward slashes, without suffix."""
+    """Return a path relative to the folder, with forward slashes and without suffix."""
     relative = path.relative_to(folder) if path.is_relative_to(folder) else path
     return relative.with_suffix("").as_posix()
 
 
 def _template(template: str) -> re.Pattern[str]:
-    """What matches a template's names; a field that comes again must be the same again."""
+    """Compile a template to a regular expression; a repeated field must match the same text each time."""
     seen: set[str] = set()
 
     def field(name: str) -> str:

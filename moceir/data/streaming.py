@@ -1,4 +1,4 @@
-"""Training from tar files on a local folder, a web server or an object store: no disk needs to hold the data."""
+"""Streams training data from tar files in a folder, on a web server or in an object store, without a local copy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from moceir.pictures.picture import ImageError
 log = logging.getLogger(__name__)
 
 _MIXED = 1024
-"""Of so many samples the shards are read at once, by turns: batches are of several datasets."""
+"""Samples of all shards within each stretch of this length are interleaved, so that batches mix datasets."""
 _BUFFER = 64
-"""How far, about, a sample moves from its place in them; fewer wait in memory, encoded."""
+"""Maximum distance, in samples, over which samples are shuffled further; fewer samples wait in memory, encoded."""
 
 
 class StreamedSet(NamedTuple):
-    """The training part of one dataset."""
+    """The training shards of one dataset."""
 
     name: str
     task: str
@@ -37,45 +37,47 @@ class StreamedSet(NamedTuple):
     shards: Sequence[Shard]
 
     def samples(self) -> int:
-        """In an epoch."""
+        """Return the number of samples in an epoch."""
         return self.repeat * sum(shard.samples for shard in self.shards)
 
 
 class Visit(NamedTuple):
-    """One reading of one shard within an epoch."""
+    """One pass over a shard within an epoch."""
 
     set: str
     task: str
     round: int
-    """Which repeat of the dataset."""
+    """Number of the dataset's repetition, from 0."""
     shard: Shard
 
 
 class StreamedCrops(Dataset[Sample]):
     """Random crops of several datasets, in the order in which their shards are read.
 
-    In an epoch every shard is read as often as its dataset repeats, in an order that changes with the epoch. The
-    samples are dealt out in equal stretches to the ranks, and within each to its workers, a batch from each in turn; so
-    every rank has the same number of batches and, up to what does not fill a batch on every rank, every sample comes
-    once. A shard at a border is read by both neighbours. Crop, flips and noise of a sample depend on the seed, the
-    epoch, the sample and its round; the order depends on the numbers of ranks and workers too.
+    In each epoch, every shard is read as often as its dataset repeats, in an order that changes with the epoch. The
+    samples are split into equal, contiguous ranges, one for each rank, and each rank's range is split over its workers,
+    whose batches alternate. So every rank has the same number of batches. Each sample appears once, except those at the
+    end that do not fill a batch on every rank. Both neighbours read a shard that lies across two ranges.
 
-    Item (e, i) is the i-th of this rank in epoch e. It comes fast where items are asked for in order, every
-    ``workers``-th batch by the same process, as a loader does; elsewhere shards are opened anew.
+    The crop, flips and noise of a sample depend on the seed, the epoch, the sample and its round. The order also
+    depends on the number of ranks and workers.
+
+    Item (e, i) is sample i of this rank in epoch e. Access is fast in a loader's order, where each worker process
+    requests every ``workers``-th batch. Any other order opens the shards again.
 
     Args:
         root: a folder or URL that fsspec can open.
-        sets: what to draw from.
+        sets: the datasets to draw from.
         crop: side of the square crops, in pixels.
-        degradation: what to do to a crop of a picture that is clean.
-        batch_size: samples in a batch.
-        seed: decides order, crops, flips and noise.
-        rank: of this process.
-        world_size: how many there are.
-        workers: how many processes load for it.
+        degradation: degradation of crops of clean pictures.
+        batch_size: samples per batch of this rank.
+        seed: seed of order, crops, flips and noise.
+        rank: number of this training process.
+        world_size: number of training processes.
+        workers: number of data-loading processes of this rank.
         detail: probability of choosing a crop by its detail.
         grey: probability of making a crop grey.
-        skip_broken: name a sample that is damaged and give the next whole one in its place, too; else it ends the run.
+        skip_broken: log a damaged sample and replace it with the next intact one. Otherwise, it ends the run.
     """
 
     def __init__(
@@ -115,10 +117,10 @@ class StreamedCrops(Dataset[Sample]):
         return self.batches * self.batch_size
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        """The sample of (epoch, number).
+        """Return the sample with the key (epoch, number).
 
         Raises:
-            ImageError: as :func:`training_sample`, and when a shard cannot be read.
+            ImageError: when :func:`training_sample` raises it, or a shard cannot be read.
         """
         epoch, number = item
         batch, place = divmod(number, self.batch_size)
@@ -142,12 +144,12 @@ class StreamedCrops(Dataset[Sample]):
         )
 
     def plan(self, epoch: int, stream: int) -> list[tuple[Visit, int]]:
-        """What a worker gives in an epoch: samples of visits, by their number in the shard. Nothing is read for it."""
+        """List the samples that a worker yields in an epoch, as visits and numbers within the shard; read nothing."""
         counts = [len(range(s, self.batches, self.workers)) * self.batch_size for s in range(self.workers)]
         start = self.rank * len(self) + sum(counts[:stream])
         end = start + counts[stream]
         pieces: list[tuple[Visit, Iterator[int]]] = []
-        turns: list[int] = []  # whose sample comes next
+        turns: list[int] = []  # for each sample, the index of its piece
         for index in np.random.default_rng((self.seed, epoch, Stream.SHARDS)).permutation(len(self._visits)):
             visit = self._visits[index]
             piece = range(max(start, 0), min(end, visit.shard.samples))
@@ -161,14 +163,14 @@ class StreamedCrops(Dataset[Sample]):
             for turn in rng.permutation(turns[first : first + _MIXED]):
                 visit, numbers = pieces[turn]
                 plan.append((visit, next(numbers)))
-        # Within a shard, too, another order in every epoch.
+        # This also changes the order within a shard in every epoch.
         return [plan[i] for i in np.argsort(np.arange(len(plan)) + rng.uniform(0, _BUFFER, len(plan)))]
 
     def _read(self, plan: Sequence[tuple[Visit, int]]) -> Iterator[tuple[Visit, int, Pair]]:
-        """The samples of a plan; each shard is read once, from its start to the last that is wanted of it.
+        """Yield the samples of a plan. Each visit reads its shard once, up to the last sample in the plan.
 
         Raises:
-            ImageError: when one is damaged and not to be skipped, or there is none to take its place.
+            ImageError: when a sample is damaged, unless ``skip_broken`` is set and an intact sample can replace it.
         """
         wanted: dict[Visit, set[int]] = defaultdict(set)
         for visit, number in plan:
@@ -192,7 +194,7 @@ class StreamedCrops(Dataset[Sample]):
                 if not self.skip_broken:
                     raise pair
                 log.warning("%s; left out (data.skip_broken=true)", pair)
-                # The next whole one, so that a run that is resumed here takes the same.
+                # Take the next intact sample, so that a run that resumes here takes the same one.
                 following = (fetch(*later) for later in plan[place + 1 :])
                 whole = next(((v, k, p) for v, k, p in following if not isinstance(p, ImageError)), whole)
                 if whole is None:
@@ -204,7 +206,7 @@ class StreamedCrops(Dataset[Sample]):
 
 
 class InOrder(EpochSampler):
-    """Keys (epoch, number) in order, of data that are mixed where they are read."""
+    """Yields keys (epoch, number) in order, for a dataset that shuffles its samples itself."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         start, self.skip = self.skip, 0
@@ -212,11 +214,14 @@ class InOrder(EpochSampler):
 
 
 class StreamingDataModule(RestorationDataModule):
-    """As :class:`RestorationDataModule`, from what ``moceir prepare pack --format webdataset`` wrote.
+    """A :class:`RestorationDataModule` that reads shards from ``moceir prepare pack --format webdataset``.
 
-    ``root`` may be a URL of any kind that fsspec opens. What is held out, and tiles, were decided as it was written;
-    held-out pictures are read once and kept in memory, encoded. ``skip_broken``: name damaged samples and leave them
-    out; else the first one ends the run.
+    The split and the tiles were fixed when the shards were written. Held-out pictures are read once and kept in memory,
+    encoded.
+
+    Args:
+        skip_broken: log damaged samples and skip them. Otherwise, the first one ends the run.
+        arguments: see :class:`RestorationDataModule`; ``root`` may also be any URL that fsspec can open.
     """
 
     def __init__(self, *, skip_broken: bool = False, **arguments: Any) -> None:
@@ -224,10 +229,10 @@ class StreamingDataModule(RestorationDataModule):
         self.skip_broken = skip_broken
 
     def prepare_data(self) -> None:
-        """Look whether everything is there. Shards hold only what could be read when they were written.
+        """Check that the index lists all datasets. Pictures need no check, because each was decoded to write its shard.
 
         Raises:
-            ValueError: as :meth:`setup`.
+            ValueError: when the index is missing, or lacks datasets without ``allow_missing``.
         """
         self._index()
 
@@ -235,8 +240,8 @@ class StreamingDataModule(RestorationDataModule):
         """Read the index and the held-out pictures.
 
         Raises:
-            ValueError: when there is no index, or datasets are missing.
-            ImageError: when shards of held-out pictures cannot be read.
+            ValueError: when the index is missing, or lacks datasets without ``allow_missing``.
+            ImageError: when held-out pictures cannot be read.
         """
         index = self._index()
         self.streamed = [
@@ -268,7 +273,7 @@ class StreamingDataModule(RestorationDataModule):
             skip_broken=self.skip_broken,
         )
         if not crops.batches:
-            raise ValueError(f"data.batch_size={self.batch_size} is more than an epoch's samples")
+            raise ValueError(f"data.batch_size={self.batch_size} exceeds the number of samples in an epoch; lower it")
         loader = ResumableLoader(
             crops,
             batch_size=batch_size,
@@ -282,18 +287,20 @@ class StreamingDataModule(RestorationDataModule):
 
     def _index(self) -> dict[str, dict[str, list[Shard]]]:
         if not self.root:
-            raise ValueError("data.root: streaming needs the folder or URL of what `moceir prepare pack` wrote")
+            raise ValueError(
+                "data.root: streaming needs the folder or URL of the shards that `moceir prepare pack` wrote"
+            )
         index = read_index(str(self.root))
         missing = [name for name in self.sources if name not in index]
         if missing and (not self.allow_missing or len(missing) == len(self.sources)):
             raise ValueError(
-                f"{self.root}: the index has no {', '.join(missing)}; write their shards too, name the datasets you "
-                "want (data.sets), or leave out what is missing (data.allow_missing=true)"
+                f"{self.root}: the index does not list {', '.join(missing)}; write shards of these datasets, choose "
+                "other datasets (data.sets), or skip the missing ones (data.allow_missing=true)"
             )
         return index
 
     def _held_out(self, shards: Sequence[Shard]) -> list[Pair]:
-        """Evenly spread pictures, the same as of files: their shards are in the order of names."""
+        """Read evenly spaced held-out pictures: the same ones as without shards, which keep the order of names."""
         places = [(shard, number) for shard in shards for number in range(shard.samples)]
         wanted = defaultdict(set)
         for shard, number in spread(places, self.validation_images):

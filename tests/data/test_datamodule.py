@@ -232,7 +232,7 @@ def test_broken_files_are_named_before_the_first_step(tmp_path: Path, photograph
     expected = break_files(tmp_path, photograph)
     with pytest.raises(ValueError, match=r"7 files cannot be trained on:[\s\S]*… and 2 more") as caught:
         make(tmp_path, "data.sets.pairs.validation=0", data="pairs", crop=32).prepare_data()
-    assert "`moceir prepare check` lists them all" in str(caught.value)
+    assert "`moceir prepare check` lists all of them" in str(caught.value)
     assert "lonely.png: its partner is missing" in str(caught.value)
     assert len(expected) == 6
 

@@ -420,7 +420,7 @@ def test_the_real_mixture(photograph: np.ndarray) -> None:
     ("build", "message"),
     [
         (lambda: GaussianNoise(sigmas=[]), "sigmas=.*at least one"),
-        (lambda: GaussianNoise(sigmas=[-1]), "none negative"),
+        (lambda: GaussianNoise(sigmas=[-1]), "none may be negative"),
         (lambda: GaussianNoiseRange(sigma=[5, 3]), r"sigma=\[5, 3\]: give \[low, high\]"),
         (lambda: GaussianNoiseRange(sigma=[5]), "low, high"),
         (lambda: GaussianNoiseRange(sigma=[float("nan"), 1]), "low, high"),
@@ -446,7 +446,7 @@ def test_the_real_mixture(photograph: np.ndarray) -> None:
         (lambda: Shake(gamma=0), "gamma=0"),
         (lambda: OneOf(choices=[]), "of 0 choices"),
         (lambda: OneOf(choices=[CameraNoise()], weights=[1, 1]), "one for each"),
-        (lambda: OneOf(choices=[CameraNoise(), CameraNoise()], weights=[2, -1]), "none negative"),
+        (lambda: OneOf(choices=[CameraNoise(), CameraNoise()], weights=[2, -1]), "none may be negative"),
         (lambda: OneOf(choices=[CameraNoise(), CameraNoise()], weights=[0, 0]), "not all zero"),
         (lambda: Chain(steps=[CameraNoise()], probabilities=[]), "of 1 steps"),
         (lambda: Chain(steps=[CameraNoise()], probabilities=[1.5]), r"in \[0, 1\]"),

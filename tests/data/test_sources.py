@@ -178,7 +178,7 @@ def test_folders_are_found_one_level_down_and_doubt_is_an_error(tree: Path, tmp_
     shutil.copytree(tree / "BSD400", tmp_path / "train" / "BSD400")
     assert source.locate(tmp_path) == tmp_path / "train" / "BSD400"
     (tmp_path / "test" / "BSD400").mkdir(parents=True)
-    with pytest.raises(ValueError, match="both could be meant"):
+    with pytest.raises(ValueError, match="each could be this dataset"):
         source.locate(tmp_path)
     (tmp_path / "BSD400").mkdir()
     assert source.locate(tmp_path) == tmp_path / "BSD400", "directly in the folder comes first"
@@ -191,7 +191,7 @@ def test_scenes_are_not_split(tree: Path) -> None:
     assert {name: len(group) for name, group in groups.items()} == {"train": 1, "validation": 1, "test": 1}
     assert len(set().union(*groups.values())) == 3
     assert sum(map(len, parts.values())) == 6
-    with pytest.raises(ValueError, match="test=6 of 3 scenes or pictures: leave at least one to train on"):
+    with pytest.raises(ValueError, match="test=6 of 3 scenes or pictures: leave at least one for training"):
         load_sources("polyu", [])["PolyU"].split(source.find(tree / "PolyU").pairs)
 
 
