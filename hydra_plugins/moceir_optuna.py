@@ -1,7 +1,7 @@
-"""Hydra's sweeper for Optuna (conf/sweep/optuna.yaml); Hydra finds plugins in this namespace only.
+"""A Hydra sweeper that uses Optuna (conf/sweep/optuna.yaml). Hydra finds plugins only in this namespace.
 
-A search is a function of its seed and its runs' scores, so a killed one goes on by being repeated: runs that have
-finished give their scores at once (``resume=latest``, see moceir/cli/train.py).
+A search depends only on its seed and the scores of its runs. To continue an interrupted search, repeat its command:
+finished runs return their scores at once (``resume=latest``, see moceir/cli/train.py).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(Sweeper):
-    """Maximises what runs return with the tree-structured Parzen estimator.
+    """Maximises the value that runs return, with the tree-structured Parzen estimator.
 
     Args:
-        n_trials: how many runs.
-        n_jobs: how many at once, where the launcher can.
-        seed: decides which.
-        params: configuration key -> what to try, in Hydra's words: ``interval(0, 1)``, ``tag(log, interval(1e-4, 1))``
-            or ``choice(a, b)``. The command line may replace or add some.
+        n_trials: number of runs.
+        n_jobs: number of runs at once, if the launcher supports it.
+        seed: seed of the search.
+        params: configuration key -> values to try, in Hydra's syntax: ``interval(0, 1)``,
+            ``tag(log, interval(1e-4, 1))`` or ``choice(a, b)``. The command line can replace entries or add others.
     """
 
     def __init__(self, *, n_trials: int, n_jobs: int, seed: int, params: Mapping[str, str]) -> None:
@@ -62,7 +62,7 @@ class OptunaSweeper(Sweeper):
             jobs = [[*fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in trials]
             results = self._launcher.launch(jobs, initial_job_idx=trials[0].number)
             for trial, result in zip(trials, results, strict=True):
-                score = result.return_value  # raises what the run raised
+                score = result.return_value  # raises the run's exception, if it failed
                 study.tell(trial, None if math.isnan(score) else score, state=_state(score))
 
 

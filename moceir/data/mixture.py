@@ -28,7 +28,7 @@ def find_sets(root: str | Path, sources: Mapping[str, Source], *, allow_missing:
     located = {name: source.locate(folder) for name, source in sources.items()}
     listings = {name: sources[name].find(place) for name, place in located.items() if place}
     missing = [f"{name} (no folder {' or '.join(sources[name].folders)})" for name in located if not located[name]]
-    missing += [f"{name} (nothing of it in {one.folder})" for name, one in listings.items() if not one.pairs]
+    missing += [f"{name} (no files of it in {one.folder})" for name, one in listings.items() if not one.pairs]
     listings = {name: one for name, one in listings.items() if one.pairs or one.unpaired}
     if missing and not (allow_missing and listings):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Shows how training goes: routes and their cost, a panel of pictures, and what blocks are worth."""
+"""Callbacks that show the progress of training: routes and their cost, sample pictures, and the worth of blocks."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class RoutingMonitor(Callback):
-    """Logs which experts pictures take and what that costs, over each epoch of training and of validation.
+    """Logs which experts pictures take and what the routes cost, for each epoch of training and of validation.
 
-    ``<part>/usage/<task>/<layer>/<expert>`` is the share of a task's pictures that take an expert in a layer,
-    ``<part>/gmacs`` the mean cost of the routes at 1280×720, post-filter included. TensorBoard and Weights & Biases
-    also get a picture of validation's shares, ``routing``.
+    ``<part>/usage/<task>/<layer>/<expert>`` is the share of a task's pictures that take an expert in a layer.
+    ``<part>/gmacs`` is the mean cost of the routes at 1280×720, including the post-filter. TensorBoard and Weights &
+    Biases also receive ``routing``, a plot of the shares in validation.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ def _count(tally: RouteTally, pl_module: LightningModule, outputs: Any, batch: B
 
 
 def _everywhere(tally: RouteTally) -> RouteTally:
-    """What all processes have counted."""
+    """Merge the tallies of all processes."""
     tallies = [tally]
     if dist.is_available() and dist.is_initialized():
         tallies = [tally] * dist.get_world_size()
@@ -92,7 +92,7 @@ def _log(part: str, tally: RouteTally, pl_module: LightningModule) -> None:
     for task in tally.counts:
         for layer, of_layer in enumerate(tally.shares(task).tolist()):
             metrics |= {f"{part}/usage/{task}/{layer}/{expert}": share for expert, share in enumerate(of_layer)}
-    pl_module.log_dict(metrics, sync_dist=True)  # the same everywhere
+    pl_module.log_dict(metrics, sync_dist=True)  # the values are the same in all processes
 
 
 def _drawn(figure: Figure) -> np.ndarray:
@@ -107,7 +107,7 @@ def _drawn(figure: Figure) -> np.ndarray:
 
 
 def show(trainer: Trainer, name: str, picture: np.ndarray) -> None:
-    """Give a picture, uint8 (H, W, 3), to those of a run's loggers that show pictures."""
+    """Send a picture, uint8 (H, W, 3), to each of a run's loggers that can show pictures."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
@@ -123,8 +123,8 @@ class Panel(Callback):
     """Writes the first validation picture of each task, degraded, restored and clean, after every validation.
 
     Args:
-        folder: where ``epoch-0000.png`` goes; TensorBoard and Weights & Biases get the same picture.
-        side: of the square that is cut from the middle, in pixels.
+        folder: folder for ``epoch-0000.png`` and so on. TensorBoard and Weights & Biases receive the same picture.
+        side: side, in pixels, of the square that is cropped from the middle.
     """
 
     def __init__(self, *, folder: str, side: int) -> None:
@@ -154,11 +154,11 @@ class Panel(Callback):
         try:
             write_image(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
         except ImageError as error:
-            log.warning("%s; training goes on without this panel", error)
+            log.warning("%s; training continues without this panel", error)
         show(trainer, "panel", panel)
 
     def _middle(self, image: np.ndarray) -> np.ndarray:
-        """The square in the middle, with grey where the picture is smaller."""
+        """Crop the square in the middle, and pad a smaller picture with grey."""
         square = np.full((self.side, self.side, 3), 128, np.uint8)
         height, width = (min(self.side, length) for length in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -167,13 +167,13 @@ class Panel(Callback):
 
 
 class WorthPanel(Callback):
-    """Draws what each block and each expert is worth, for TensorBoard and Weights & Biases, when training ends.
+    """Plots the worth of each block and each expert, for TensorBoard and Weights & Biases, when training ends.
 
-    The picture ``worth`` shows the dB that the first validation picture of each task loses without a block, or with
+    The plot ``worth`` shows the dB that the first validation picture of each task loses without a block, or with
     another expert (:mod:`moceir.worth`).
 
     Args:
-        side: of the square that is cut from the middle, in pixels. Time grows with its area.
+        side: side, in pixels, of the square that is cropped from the middle. The time grows with its area.
     """
 
     def __init__(self, *, side: int) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of training runs: written whole or not at all, kept, checked when read, and when they are written."""
+"""Checkpoints of training runs: writes them atomically, checks them when read, and decides when to write them."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 PREVIOUS = ".previous.ckpt"
-"""What the name of the file that was there before ends with, as in last.previous.ckpt."""
+"""Suffix of the previous checkpoint's name, as in last.previous.ckpt."""
 _PATIENCE = 10
-"""Seconds in which processes that compute together reach the end of a step; hosts wait 30 before they kill."""
+"""Seconds that cooperating processes get to reach the end of a step. Hosts wait 30 seconds before they kill."""
 _TIME_TO_WRITE = 30
-"""Seconds from another process's end until this one is killed, if it has not noticed and ended by itself."""
+"""Seconds between the death of another process and the kill of this one, if this one has not ended by itself."""
 _PARTS = {"state_dict", "loops", "optimizer_states", "network_config"}
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then moves it there, and keeps the one that was there before.
+    """Writes a checkpoint to a temporary file, moves it to its path, and keeps the previous checkpoint.
 
-    At any moment, the machine's sudden death included, a whole one of the two is there. One that cannot be written, as
-    on a full disk, does not end the run: the next is tried, and the one before stays.
+    At any moment, even if the machine crashes, at least one of the two is complete. If a checkpoint cannot be written,
+    for example because the disk is full, the run continues: the previous checkpoint is kept, and the next one is tried.
 
     Attributes:
-        unwritten: files whose last writing failed -> why.
+        unwritten: path of each checkpoint whose last write failed -> reason.
     """
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class CheckpointFiles(TorchCheckpointIO):
             self.unwritten[path] = str(error.strerror)
             kept.unlink(missing_ok=True)
             log.error(
-                "%s: could not be written (%s); training goes on, and the file that was there stays. Make room: the "
-                "next checkpoint is tried again",
+                "%s: could not be written (%s); training continues, and the previous file is kept. Make room before "
+                "the next checkpoint is written",
                 path,
                 error.strerror,
             )
@@ -78,17 +78,17 @@ def _link(path: Path, other: Path) -> None:
     other.unlink(missing_ok=True)
     try:
         os.link(path, other)
-    except OSError:  # not every file system has links
+    except OSError:  # not every file system supports hard links
         shutil.copyfile(path, other)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that a run can go on from, every byte of it checked; nothing in it is executed.
+    """Read a checkpoint from which a run can continue. Checks every byte, and executes nothing in the file.
 
     Raises:
-        ValueError: when the file is missing, cut, damaged or something else, or its weights are not finite.
+        ValueError: when the file is missing, truncated, damaged or not a checkpoint, or its weights are not finite.
     """
-    remedy = "resume=latest takes the newest that is whole"
+    remedy = "resume=latest uses the newest intact checkpoint"
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint; {remedy}")
     if not path.stat().st_size:
@@ -96,36 +96,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except Exception as error:  # whatever a damaged table of contents leads to
+    except Exception as error:  # a damaged table of contents can raise any exception
         raise ValueError(f"{path}: cut short, or not a checkpoint ({error}); {remedy}") from error
     if damaged:
-        raise ValueError(f"{path}: damaged ({damaged} in it is not what was written); {remedy}")
+        raise ValueError(f"{path}: damaged (wrong checksum of {damaged}); {remedy}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader of untrusted files raises whatever it stumbles over
+    except Exception as error:  # torch.load can raise any exception for an untrusted file
         raise ValueError(f"{path}: not a checkpoint of this package, or it holds objects besides tensors") from error
     lacking = _PARTS - checkpoint.keys() if isinstance(checkpoint, dict) else _PARTS
     if lacking:
         raise ValueError(
-            f"{path}: not a checkpoint of a training run (no {', '.join(sorted(lacking))}); to start from weights "
+            f"{path}: not a checkpoint of a training run (no {', '.join(sorted(lacking))}); to start from weights, "
             "give init_from= instead of resume="
         )
     broken = not_finite(checkpoint["state_dict"])
     if broken:
-        raise ValueError(f"{path}: {broken} holds NaN or infinity, so the run had diverged; {remedy}")
+        raise ValueError(f"{path}: {broken} holds NaN or infinity, so the run has diverged; {remedy}")
     return checkpoint
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``last.ckpt`` such that a run goes on exactly where it was, whatever ended it.
+    """Writes ``last.ckpt`` so that a run can continue exactly where it ended, for any cause.
 
-    It is written after each epoch, behind its validation; before the last step of an epoch that is validated; every
-    few minutes; and when an exception or a signal ends the run: then as it was after the last whole step. A run that is
-    killed goes on from the last one written. Weights that are not finite are never written.
+    It writes the checkpoint
+
+    - after each epoch and its validation,
+    - before the last step of an epoch that ends with a validation,
+    - every few minutes, and
+    - when an exception or a signal ends the run; this checkpoint has the state after the last complete step.
+
+    A run that is killed continues from the last checkpoint that was written. Weights that are not finite are never
+    written.
 
     Args:
-        folder: where.
-        minutes: from one to the next within an epoch.
+        folder: folder for ``last.ckpt``.
+        minutes: interval between checkpoints within an epoch.
     """
 
     def __init__(self, *, folder: str, minutes: float) -> None:
@@ -138,7 +144,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            for rest in self.path.parent.glob(".*.ckpt.*"):  # of a run that was killed as it wrote
+            for rest in self.path.parent.glob(".*.ckpt.*"):  # leftovers of a run that was killed during a write
                 rest.unlink(missing_ok=True)
         for thread in threading.enumerate():
             if isinstance(thread, _ChildProcessObserver):
@@ -148,10 +154,10 @@ class LastCheckpoint(Checkpoint):
         self._written = time.monotonic()
         self._step = trainer.global_step
         self.signals.patience = _PATIENCE if trainer.world_size > 1 else 0
-        self.signals.install()  # Lightning has just installed its own, after which a run ends with status 0
+        self.signals.install()  # replaces Lightning's handlers, with which a run would end with status 0
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self.signals.hold()  # until all that a step changes has changed
+        self.signals.hold()  # until the step has updated the entire state
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -160,14 +166,14 @@ class LastCheckpoint(Checkpoint):
         left = trainer.num_training_batches - batch_idx - 1
         every = trainer.check_val_every_n_epoch
         validated = every is not None and (trainer.current_epoch + 1) % every == 0
-        if stepped:  # behind the last batch a run would go on without the validation
+        if stepped:  # a run that resumes after the last batch would skip the validation
             self._progress = _progress(trainer) if left else None
         due = time.monotonic() - self._written >= self.seconds
         due |= validated and left <= trainer.accumulate_grad_batches
-        # Processes that compute together write together, and end together.
+        # Cooperating processes must write and end at the same step.
         stop = trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False)
         due = trainer.strategy.reduce_boolean_decision(due, all=False)
-        if left or validated:  # else the epoch ends at once
+        if left or validated:  # otherwise, the epoch ends immediately
             if stop:
                 self.signals.stop()  # on_exception writes
             if stepped and left and due:
@@ -184,12 +190,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.signals.hold()
-        # During a validation the model holds averaged weights; the file was written one step before.
+        # During a validation, the model holds averaged weights, and the file was already written one step earlier.
         if self._progress and self._progress["global_step"] == trainer.global_step and not trainer.validating:
             self._save(trainer, self._progress)
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)  # the processes that this one started wait for it
+            launcher.kill(signal.SIGKILL)  # otherwise, the child processes would wait for this one
 
     def _save(self, trainer: Trainer, progress: dict[str, Any] | None = None) -> None:
         broken = not_finite(trainer.lightning_module.state_dict())
@@ -197,14 +203,14 @@ class LastCheckpoint(Checkpoint):
             log.warning("step %d: %s is not finite; %s stays as it was", trainer.global_step, broken, self.path)
         elif progress is None:
             trainer.save_checkpoint(self.path)
-        else:  # without waiting for other processes, which may be gone
+        else:  # do not wait for other processes, which may have ended
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
             trainer.strategy.save_checkpoint({**checkpoint, **progress}, self.path)
         self._written = time.monotonic()
 
 
 def _give_time(observer: _ChildProcessObserver) -> None:
-    """Let this process, which is killed when one that it started is gone, write its checkpoint before."""
+    """Delay Lightning's kill of this process after the death of a child process, so that it can write a checkpoint."""
     kill = observer._terminate_all
 
     def wait_and_kill() -> None:
@@ -215,7 +221,7 @@ def _give_time(observer: _ChildProcessObserver) -> None:
 
 
 def _progress(trainer: Trainer) -> dict[str, Any]:
-    """How far a run is: what a batch that is broken off has changed already, when nothing else has."""
+    """Copy the run's progress, which the next batch advances before it changes anything else."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     progress = {
         "epoch": trainer.current_epoch,

@@ -1,4 +1,4 @@
-"""Weights & Biases, whether or not anybody is logged in."""
+"""Logs to Weights & Biases, online or offline."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 
 def wandb_logger(**arguments: Any) -> WandbLogger:
-    """A :class:`WandbLogger` of these arguments; offline when nobody is logged in, so that no run waits for a key.
+    """Create a :class:`WandbLogger` with these arguments, offline when nobody is logged in, so that no run waits.
 
-    The environment variable ``WANDB_MODE`` decides otherwise.
+    The environment variable ``WANDB_MODE``, if set, overrides the mode.
     """
     mode = os.environ.get("WANDB_MODE")
     if mode is None:
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
         if mode == "offline":
             log.info(
-                "Weights & Biases: nobody is logged in, so this run is kept on disk; `wandb sync` uploads it later"
+                "Weights & Biases: nobody is logged in, so this run is stored on disk; `wandb sync` uploads it later"
             )
     return WandbLogger(offline=mode != "online", mode=mode, **arguments)

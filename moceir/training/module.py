@@ -1,4 +1,4 @@
-"""Network, loss and optimiser as one LightningModule."""
+"""Combines a network, losses and an optimiser in one LightningModule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class StepOutput(TypedDict):
-    """What a training or validation step hands to the callbacks."""
+    """The output of a training or validation step, for the callbacks."""
 
     loss: Tensor | None
     restoration: Restoration
@@ -43,15 +43,15 @@ class RestorationModule(LightningModule):
     """Trains a network on (degraded, clean) pairs.
 
     Args:
-        network: what to train.
+        network: the network to train.
         losses: the terms of eq. 16 and their weights.
-        optimizer: makes the optimiser from the parameters.
-        warmup_steps: steps before the learning rate reaches its peak.
-        decay: over which share of the steps, at their end, it falls.
-        seed: decides the routing noise.
-        teacher: chooses experts in training, and the routers learn from it; None lets them choose.
-        compile: a torch.compile backend for the network, such as inductor; None for none.
-        output: where a batch whose loss is not finite is saved.
+        optimizer: function that creates the optimiser from the parameters.
+        warmup_steps: number of steps before the learning rate reaches its peak.
+        decay: fraction of the steps, at the end of the run, in which the learning rate falls.
+        seed: seed of the routing noise.
+        teacher: chooses experts in training, and the routers learn from it. With None, the routers choose.
+        compile: a torch.compile backend for the network, such as inductor; None for no compilation.
+        output: folder for a batch whose loss is not finite.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class RestorationModule(LightningModule):
         if compile:
             for layer in network.modules():
                 if isinstance(layer, MoCE):
-                    # How many images an expert gets changes from batch to batch, which is taken for a wrong shape.
+                    # The number of images per expert varies between batches, and would fail the compiled code's checks.
                     layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
             self.restore = torch.compile(network.restore_and_route, backend=compile)
         self.scores = nn.ModuleDict()
 
     def setup(self, stage: str) -> None:
-        """Each task and each dataset of the validation data gets a PSNR and an SSIM of its own."""
+        """Create metrics for the PSNR and SSIM of each validation task and each validation dataset."""
         groups = [*self._data.validation_tasks, *self._data.validation_sets]
         names = [f"{score}/{group}" for score in ("psnr", "ssim") for group in groups]
         self.scores = nn.ModuleDict({name: MeanMetric() for name in names})
@@ -115,7 +115,10 @@ class RestorationModule(LightningModule):
         return {"loss": total, "restoration": restoration}
 
     def _routing_noise(self, batch: Batch, batch_index: int) -> Tensor:
-        """(layers, B, n), a function of seed, epoch, batch and rank, so that a resumed run goes on as it would have."""
+        """Draw routing noise, (layers, B, n).
+
+        It depends only on the seed, epoch, batch and rank, so that a resumed run draws the same noise.
+        """
         rng = np.random.default_rng((self.seed, self.current_epoch, batch_index, self.global_rank, Stream.ROUTING))
         shape = self.network.num_layers, len(batch.degraded), self.network.num_experts
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(self.device)
@@ -128,11 +131,11 @@ class RestorationModule(LightningModule):
         culprits = [f"{name}={term.item()}" for name, term in terms.items() if not torch.isfinite(term)]
         raise ValueError(
             f"step {self.global_step}: the loss is not finite ({', '.join(culprits)}), on {', '.join(batch.names)}. "
-            f"The batch is in {saved}; if its pictures are fine, lower the learning rate or the clipping"
+            f"The batch is in {saved}; if its pictures are intact, lower the learning rate or the gradient clipping"
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """The norm of all gradients, before they are clipped."""
+        """Log the norm of all gradients before clipping."""
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
 
@@ -151,13 +154,13 @@ class RestorationModule(LightningModule):
         return {"loss": None, "restoration": restoration}
 
     def on_validation_epoch_end(self) -> None:
-        # Every process computes every score, because that gathers from all; those that no picture had are NaN.
+        # Every process computes every score, because compute() is a collective call. Scores without pictures are NaN.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric MeanMetric was called before")
             scores = {name: cast(MeanMetric, metric).compute() for name, metric in self.scores.items()}
         scores = {name: score for name, score in scores.items() if not score.isnan()}
         of_tasks = [scores[f"psnr/{task}"] for task in self._data.validation_tasks if f"psnr/{task}" in scores]
-        # They are of all pictures already; sync_dist, which Lightning warns about, averages the same number.
+        # The scores already cover all processes. sync_dist only averages equal values; without it, Lightning warns.
         self.log_dict({f"val/{name}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/psnr", torch.stack(of_tasks).mean(), prog_bar=True, sync_dist=True)
         for metric in self.scores.values():
@@ -174,7 +177,7 @@ class RestorationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values, so that the checkpoint can be read with weights_only.
+        # These are plain values, so that torch.load can read the checkpoint with weights_only.
         checkpoint["network"] = type(self.network).__name__
         checkpoint["network_config"] = self.network.config
 

@@ -1,4 +1,4 @@
-"""The learning rate's course."""
+"""The learning rate schedule."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def cosine_schedule(optimizer: Optimizer, *, total_steps: int, warmup_steps: int, decay: float) -> LambdaLR:
-    """Linear warm-up from near zero, then half a cosine down to zero (design document, section 5.1).
+    """Create a schedule: linear warm-up from near zero, then half a cosine down to zero.
+
+    Section 5.1 of the design document describes it, with a decay of 1.
 
     Args:
-        optimizer: its learning rates are the peak.
-        total_steps: of the run.
-        warmup_steps: before the peak.
-        decay: over which share of the steps, at their end, the rate falls; 1 is the document's.
+        optimizer: the optimiser, whose learning rates are the peak.
+        total_steps: number of steps in the run.
+        warmup_steps: number of steps before the peak.
+        decay: fraction of the steps, at the end of the run, in which the rate falls.
     """
 
     def factor(step: int) -> float:

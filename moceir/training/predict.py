@@ -1,4 +1,4 @@
-"""Restoring files with Lightning: any number of processes and machines, and each picture by one of them."""
+"""Restores files with Lightning, on any number of processes and machines; one process restores each picture."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from moceir.pictures.video import is_video
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two lines that say how far it is.
+#: Seconds between two log lines about the progress.
 _OFTEN = 60.0
 
 
 class Dealer(IterableDataset[int]):
-    """Numbers below a count, each for one of the processes that iterate at once: who is free takes the next.
+    """Distributes the numbers below a count over processes that iterate concurrently: a free process takes the next.
 
-    So a slow machine, or a large picture, keeps nobody waiting, and none is restored twice to make shares equal.
+    So no process waits for a slow machine or a large picture, and no picture is restored twice to make shares equal.
 
     Args:
-        count: how many there are.
-        store: what the processes share; None when there is one alone.
+        count: the count.
+        store: a store that the processes share; None for a single process.
     """
 
     def __init__(self, count: int, store: Store | None = None) -> None:
         self.count, self.store = count, store
 
     def __len__(self) -> int:
-        """The most that one process may be given; Lightning would otherwise take one more in advance."""
+        """Return the maximum for one process. Without a length, Lightning would fetch one number in advance."""
         return self.count
 
     def __iter__(self) -> Iterator[int]:
@@ -56,17 +56,17 @@ class Dealer(IterableDataset[int]):
 
 
 class RestoreFiles(LightningModule):
-    """Restores files with ``Trainer.predict``; each process keeps a journal of its own, and all read all of them.
+    """Restores files with ``Trainer.predict``. Each process writes its own journal, and reads the journals of all.
 
     Args:
-        network: what restores; each process has its own.
-        jobs: the same in every process, in the same order.
+        network: the network that restores; each process has its own copy.
+        jobs: the files to restore; they must be the same in every process, in the same order.
         quality, max_pixels: see :meth:`moceir.Restorer.restore_bytes`.
-        threads: of a process; None for an equal share of this machine's cores.
+        threads: number of threads per process; None for an equal share of this machine's cores.
         restorer: the options of :class:`moceir.Restorer`.
 
     Attributes:
-        failed: pictures of all processes that could not be restored, known at the end.
+        failed: number of pictures that this process could not restore; after prediction, the total of all processes.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class RestoreFiles(LightningModule):
         job, journal = self.jobs[number], cast(Journal, self.journal)
         if self.trainer.is_global_zero and time.monotonic() - self._said > _OFTEN:
             self._said = time.monotonic()
-            log.info("%d of %d pictures are done or under way", number + 1, len(self.jobs))
+            log.info("%d of %d pictures are done or in progress", number + 1, len(self.jobs))
         if journal.done(job):
             return
         try:
             self._restore(job, partial(journal.note, job))
-        except Exception as error:  # a fault of ours, too, must not cost the other pictures
+        except Exception as error:  # even a bug must not prevent the other pictures
             fault = ImageError(f"{job.source}: {type(error).__name__}: {error}")
             failure = error if isinstance(error, ImageError) else fault
             self.failed += 1
@@ -126,7 +126,7 @@ class RestoreFiles(LightningModule):
         )
 
     def on_predict_end(self) -> None:
-        # Also keeps the process that has the store until nobody asks it any more.
+        # This also keeps the process that owns the store alive until no other process needs it.
         failed = torch.tensor(float(self.failed), device=self.trainer.strategy.root_device)
         self.failed = int(self.trainer.strategy.reduce(failed, reduce_op="sum"))
 
@@ -136,7 +136,9 @@ class RestoreFiles(LightningModule):
 
 
 def _shared(trainer: Trainer, jobs: Sequence[Job], settings: str) -> Store | None:
-    """What the processes of a run share to deal out their jobs, at the first one's; None when it is alone.
+    """Connect to the store that distributes jobs over a run's processes; the first process owns it.
+
+    The result is None for a single process.
 
     Raises:
         ValueError: when the processes do not see the same files.
@@ -148,5 +150,8 @@ def _shared(trainer: Trainer, jobs: Sequence[Job], settings: str) -> Store | Non
     digest = hashlib.sha256(repr((settings, jobs)).encode()).hexdigest()
     port, theirs = trainer.strategy.broadcast((0 if own is None else own.port, digest))
     if digest != theirs:
-        raise ValueError("the processes of this run see different files; give them one list, as in inputs=[@FILE]")
+        raise ValueError(
+            "the processes of this run see different files or settings; give all of them one list (inputs=[@FILE]) "
+            "and the same options"
+        )
     return own or TCPStore(address, port, is_master=False, wait_for_workers=False)

@@ -1,4 +1,4 @@
-"""How many processes train, where nobody says."""
+"""Chooses the default number of training processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from moceir.cores import available_cores
 
 
 def number_of_processes(*, batch_size: int | None) -> int:
-    """As many as this machine has GPUs, or cores that may be used, and, where there is a batch, as divide it.
+    """Return the number of GPUs, or without GPUs that of available cores, reduced to a divisor of the batch size.
 
     Most layers of these networks are too small to be split among threads, so on a CPU each process has one thread.
-    A run of a multirun has one process; launchers start several runs at once.
+    Each run of a multirun has one process, because launchers can start several runs at once.
 
     Args:
-        batch_size: samples of a step; None where there are no steps.
+        batch_size: samples per step; None without training steps.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         return 1
@@ -27,6 +27,6 @@ def number_of_processes(*, batch_size: int | None) -> int:
 
 
 def strategy(*, devices: int, num_nodes: int) -> str:
-    """Lightning's name for one process, or for several that average their gradients."""
+    """Return the name of Lightning's strategy for one process, or for several that average their gradients."""
     # An expert that no image took has no gradient.
     return "auto" if devices * num_nodes == 1 else "ddp_find_unused_parameters_true"

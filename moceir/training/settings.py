@@ -1,4 +1,4 @@
-"""Settings of a run that no object checks, looked at before anything is read or written."""
+"""Checks those settings of a run that no object checks, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 
 class Range(NamedTuple):
-    """What a setting may be."""
+    """The valid values of a setting: a description and a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -53,14 +53,14 @@ _RANGES = {
     "callbacks.average.decay": Range("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
     "callbacks.last.minutes": _NOT_NEGATIVE,
 }
-"""Place in the configuration -> what may stand there; ``*`` is every key of a group."""
+"""Key in the configuration -> valid values; ``*`` stands for every key of a group."""
 
 
 def check_settings(config: DictConfig) -> None:
-    """Look at the numbers of a composed ``conf/train.yaml``.
+    """Check the values of a composed ``conf/train.yaml``.
 
     Raises:
-        ValueError: when one is out of range; the message names its place and its value.
+        ValueError: when a value is invalid; the message names its key and the value.
     """
     for place, allowed in _RANGES.items():
         for key, value in _at(config, place):
@@ -70,7 +70,7 @@ def check_settings(config: DictConfig) -> None:
 
 
 def _at(node: Any, place: str, within: str = "") -> Iterator[tuple[str, Any]]:
-    """Places that a pattern names, as far as they are there, and what stands there."""
+    """Yield each existing key that a pattern matches, and its value."""
     first, _, rest = place.partition(".")
     for key in list(node) if isinstance(node, DictConfig) else ():
         if first in ("*", key):
@@ -81,7 +81,7 @@ def _at(node: Any, place: str, within: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class WritableFolder(Callback):
-    """Ends the command with one line when runs cannot be written where they should, before Hydra tries."""
+    """Ends the command with a message of one line when the folder for runs is not writable, before Hydra uses it."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         _try(Path(config.hydra.run.dir).parent)

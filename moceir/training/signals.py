@@ -1,4 +1,4 @@
-"""Being asked to stop: by a cluster, a container's host or ``kill``."""
+"""Handles requests to stop from a cluster, a container's host or ``kill``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 STOP = (signal.SIGTERM, signal.SIGUSR1)
-"""What Kubernetes and Slurm send some time before they kill, and what Slurm sends when it is asked to
-(``--signal=USR1@90``), after which the job asks to be queued again."""
+"""Kubernetes and Slurm send SIGTERM some time before they kill. Slurm sends SIGUSR1 when a job requests it
+(``--signal=USR1@90``); then the job asks Slurm to queue it again."""
 
 
 class Stopped(BaseException):
     """A signal asked the run to end.
 
     Attributes:
-        signal: which.
+        signal: the signal that was received.
     """
 
     def __init__(self, signum: int) -> None:
@@ -29,14 +29,14 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Raises :class:`Stopped` in the main thread when a signal of :data:`STOP` comes: at once, unless it is to wait.
+    """Raises :class:`Stopped` in the main thread when a signal in :data:`STOP` arrives, at once or after a delay.
 
-    Only the first signal counts: what is written because of it is not disturbed by the next.
+    After Stopped was raised, later signals have no effect, so they cannot interrupt the checkpoint.
 
     Attributes:
-        received: the signal that came.
-        patience: for so many seconds a signal waits for :meth:`stop`, as processes that compute together should end
-            together.
+        received: the signal that arrived; None before.
+        patience: maximum number of seconds between a signal and Stopped, in which :meth:`stop` can be called.
+            Cooperating processes use it to end at the same step. With 0, Stopped is raised at once.
     """
 
     def __init__(self) -> None:
@@ -47,27 +47,27 @@ class StopSignals:
         self._process = os.getpid()
 
     def install(self) -> None:
-        """Listen, instead of whoever did; outside the main thread nobody can."""
+        """Replace the signals' handlers; does nothing outside the main thread, where Python does not permit it."""
         if threading.current_thread() is threading.main_thread():
             for signum in (*STOP, signal.SIGALRM):
                 signal.signal(signum, self._handle)
 
     def hold(self) -> None:
-        """From now on a signal waits for :meth:`release`."""
+        """Defer signals until :meth:`release`."""
         self._held = True
 
     def release(self) -> None:
-        """No longer.
+        """Stop deferring signals.
 
         Raises:
-            Stopped: when a signal came meanwhile, and there is no patience.
+            Stopped: when a signal has arrived and ``patience`` is 0.
         """
         self._held = False
         if self.received is not None:
             self._wait_or_stop()
 
     def stop(self) -> None:
-        """Raise Stopped, for a signal that came here or, where processes compute together, to another one."""
+        """Raise Stopped, for a signal that this process received or, among cooperating processes, another one."""
         self._raised = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         raise Stopped(signal.SIGTERM if self.received is None else self.received)
@@ -79,7 +79,7 @@ class StopSignals:
             self.stop()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process or self._raised:  # a loader's process, which inherits the handler; or again
+        if os.getpid() != self._process or self._raised:  # a loader process inherits the handler
             return
         late = signum == signal.SIGALRM
         if not late:
@@ -91,7 +91,10 @@ class StopSignals:
 
 
 def requeue() -> bool:
-    """Ask Slurm to queue this job again; whether it will. Does nothing outside Slurm and in all but one process."""
+    """Ask Slurm to queue this job again, and return whether it will.
+
+    Only the job's first process asks; elsewhere and outside Slurm, the result is False.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or os.environ.get("SLURM_PROCID", "0") != "0":
         return False

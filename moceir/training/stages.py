@@ -1,4 +1,4 @@
-"""Stages of progressive training: each is a run of its own that starts from the weights of the one before."""
+"""Stages of progressive training: each stage is a separate run that starts from the weights of the previous stage."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ log = logging.getLogger(__name__)
 
 
 def previous_weights(runs: Path, stage: str) -> Path:
-    """The best weights of the latest finished run of a stage.
+    """Return the path of the best weights of a stage's latest finished run.
 
     Args:
-        runs: where runs are written, as ``<stage>/<time>/network.safetensors``.
-        stage: its name.
+        runs: folder of runs, which holds ``<stage>/<time>/network.safetensors``.
+        stage: the stage's name.
 
     Raises:
         ValueError: when no run of the stage has finished.
     """
-    finished = sorted((runs / stage).glob("*/network.safetensors"))  # folders are named by time
+    finished = sorted((runs / stage).glob("*/network.safetensors"))  # the folders' names are times
     if finished:
         return finished[-1]
     command = stage.replace("stage", "stage=") if stage.startswith("stage") else f"args=experiment={stage}"
@@ -32,11 +32,13 @@ def previous_weights(runs: Path, stage: str) -> Path:
 
 
 def unfinished(runs: Path, name: str) -> Path | None:
-    """The newest whole checkpoint of a name's runs since one of them finished, to go on from; None when there is none.
+    """Find the checkpoint from which to continue unfinished training, or None.
+
+    It is the newest intact checkpoint of the runs that started after the last finished one.
 
     Args:
-        runs: where runs are written, as ``<name>/<time>/``. One that was resumed ends in a later folder.
-        name: the runs'.
+        runs: folder of runs, which holds ``<name>/<time>/``. A resumed run continues in a new folder.
+        name: the runs' name.
     """
     finished = max((runs / name).glob("*/network.safetensors"), default=None)
     since = "" if finished is None else finished.parent.name
@@ -46,13 +48,13 @@ def unfinished(runs: Path, name: str) -> Path | None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder that is whole, or None. Others are passed over with a warning."""
+    """Return the newest intact checkpoint in a folder, or None. Damaged ones are skipped with a warning."""
     for checkpoint in filter(Path.exists, (folder / LAST, (folder / LAST).with_suffix(PREVIOUS))):
         try:
             read_checkpoint(checkpoint)
         except ValueError as error:
-            log.warning("passed over %s", error)
+            log.warning("skipped %s", error)
         else:
-            log.info("going on from %s", checkpoint)
+            log.info("continuing from %s", checkpoint)
             return checkpoint
     return None

@@ -1,4 +1,4 @@
-"""What came of a Hydra multirun: which settings were tried, and how well each did."""
+"""Reports the results of a Hydra multirun: the settings of each run and their scores."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from moceir.pictures.files import write_atomically
 log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
-"""What a training run leaves in its folder: best validation PSNR, last validation's scores, and its overrides."""
+"""File that a training run writes to its folder: best validation PSNR, scores of the last validation, and overrides."""
 
 
 class Trial(NamedTuple):
     """One run of a multirun."""
 
     name: str
-    """Its folder's."""
+    """Name of the run's folder."""
     settings: dict[str, str]
-    """Of what was swept: configuration key -> value."""
+    """Key -> value, for each configuration key that varies in the multirun."""
     psnr: float
-    """Best mean validation PSNR in dB; NaN when the run did not end."""
+    """Best mean validation PSNR in dB; NaN when the run did not finish."""
     gmacs: float
-    """Mean cost of the routes of the last validation at 1280×720, post-filter included; NaN likewise."""
+    """Mean cost of the routes in the last validation at 1280×720, post-filter included; NaN when it is unknown."""
 
 
 def read_sweep(folder: Path) -> list[Trial]:
-    """The runs of a multirun folder, best first, those without a result last.
+    """Read the runs in a multirun folder, best first; runs without a result come last.
 
     Raises:
-        ValueError: when there is none in it.
+        ValueError: when the folder holds no runs.
     """
     runs = sorted(
         (path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=lambda run: run.name.zfill(9)
     )
     if not runs:
         raise ValueError(
-            f"{folder}: holds no run of a multirun; give the folder that `-m` wrote, such as …_sweep/<time>"
+            f"{folder}: holds no runs of a multirun; give the folder that `-m` wrote, such as …_sweep/<time>"
         )
     chosen = [_overrides(run) for run in runs]
     keys = dict.fromkeys(key for settings in chosen for key in settings)
@@ -70,14 +70,14 @@ def read_sweep(folder: Path) -> list[Trial]:
 
 
 def finished(run: Path, overrides: Sequence[str]) -> float | None:
-    """The best validation PSNR of a run that has finished; None when it has not.
+    """Return the best validation PSNR of a finished run, or None when the run has not finished.
 
     Args:
-        run: its folder.
-        overrides: what it is to be run with.
+        run: the run's folder.
+        overrides: the overrides that the run should have.
 
     Raises:
-        ValueError: when it was run with others.
+        ValueError: when the run had other overrides.
     """
     path = run / SUMMARY
     if not path.is_file():
@@ -85,10 +85,10 @@ def finished(run: Path, overrides: Sequence[str]) -> float | None:
     summary = json.loads(path.read_text(encoding="utf-8"))
     if set(summary["overrides"]) != set(overrides):
         raise ValueError(
-            f"{run}: holds a run of {' '.join(summary['overrides'])}, not of {' '.join(overrides)}; give the command "
-            "that the multirun was started with, or another hydra.sweep.dir"
+            f"{run}: holds a run with {' '.join(summary['overrides'])}, not with {' '.join(overrides)}; repeat the "
+            "command that started the multirun, or give another hydra.sweep.dir"
         )
-    log.info("%s: has finished", run)
+    log.info("%s: this run has already finished", run)
     return math.nan if summary["best_psnr"] is None else summary["best_psnr"]
 
 
@@ -100,7 +100,7 @@ def _overrides(run: Path) -> dict[str, str]:
 
 
 def write_table(trials: Sequence[Trial], path: Path) -> None:
-    """The ranking as CSV."""
+    """Write the ranking as CSV."""
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(["run", *trials[0].settings, "psnr", "gmacs"])
@@ -109,7 +109,7 @@ def write_table(trials: Sequence[Trial], path: Path) -> None:
 
 
 def plot(trials: Sequence[Trial], path: Path) -> None:
-    """PSNR against each swept value: a dot for each run, a line through the means."""
+    """Plot PSNR against each swept value, with a dot for each run and a line through the means."""
     import matplotlib.pyplot as plt
 
     keys = list(trials[0].settings)
@@ -164,12 +164,12 @@ img {{ max-width: 100%; height: auto; margin-top: 1.5rem; background: #fff; }}
 
 
 def write_page(trials: Sequence[Trial], picture: Path, path: Path) -> None:
-    """The ranking and the plot as a page of HTML that needs no other file.
+    """Write the ranking and the plot as one self-contained HTML page.
 
     Args:
-        trials: best first.
-        picture: what :func:`plot` wrote.
-        path: of the page.
+        trials: the runs, best first.
+        picture: the file that :func:`plot` wrote.
+        path: path of the page.
     """
     keys = list(trials[0].settings)
     ended = [trial for trial in trials if not math.isnan(trial.psnr)]
@@ -197,7 +197,7 @@ def _cell(tag: str, text: str, kind: str) -> str:
 
 
 def _sort_key(value: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words."""
+    """Sort numbers by value, before words."""
     try:
         return False, float(value), ""
     except ValueError:

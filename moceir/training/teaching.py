@@ -1,7 +1,7 @@
-"""Which expert each picture of a batch takes in training, where that is not left to the routers, and what they learn.
+"""Teachers, which choose the experts in training instead of the routers, and the loss by which the routers learn.
 
-A router that chooses one expert gets no gradient from the restoration. A teacher decides instead, and the router learns
-to decide likewise, by cross-entropy.
+Unless its gating is straight-through, a router that chooses one expert gets no gradient from the restoration. A teacher
+chooses the expert instead, and the router learns to make the same choice, by cross-entropy.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from moceir.networks.unet import UNet
 
 
 class Teacher(Protocol):
-    """Chooses experts; any routed layer of a picture takes the same."""
+    """Chooses one expert for each picture; all routed layers take it."""
 
     weight: float
-    """Of the routers' cross-entropy in the loss."""
+    """Weight of the routers' cross-entropy in the loss."""
 
     def experts(self, network: UNet, degraded: Tensor, clean: Tensor, tasks: list[str]) -> Tensor:
-        """(B,) int64, the expert of each picture of a batch."""
+        """Choose the expert of each picture in a batch, (B,) int64."""
         ...
 
 
 class ByTask:
-    """Each task has an expert. It parts experts that are still equal.
+    """Assigns an expert to each task, so that experts that are still equal learn to differ.
 
     Args:
-        of_task: first part of a task's name (``motion`` of ``motion+camera``) -> expert.
+        of_task: first degradation in a task's name (``motion`` in ``motion+camera``) -> expert.
         weight: see :class:`Teacher`.
     """
 
@@ -42,7 +42,7 @@ class ByTask:
         self.weight = weight
 
     def experts(self, network: UNet, degraded: Tensor, clean: Tensor, tasks: list[str]) -> Tensor:
-        """As of :class:`Teacher`.
+        """Choose the expert of each picture by its task, see :class:`Teacher`.
 
         Raises:
             ValueError: when a task has no expert, or the network has no such expert.
@@ -58,29 +58,29 @@ class ByTask:
 
 
 class ByResult:
-    """Each picture takes the expert that restores it best at a price.
+    """Chooses the expert with the best restoration of each picture, after a penalty for its cost.
 
     Args:
-        db_per_gmac: by how much the mean squared error must fall for each GMAC that an expert costs more.
+        db_per_gmac: the number of dB by which the mean squared error must fall for each additional GMAC of an expert.
         weight: see :class:`Teacher`.
     """
 
     def __init__(self, *, db_per_gmac: float, weight: float) -> None:
         if not 0 <= db_per_gmac < math.inf:
-            raise ValueError(f"teacher.db_per_gmac={db_per_gmac}: give a price that is not negative")
+            raise ValueError(f"teacher.db_per_gmac={db_per_gmac}: give a finite number that is not negative")
         self.db_per_gmac = db_per_gmac
         self.weight = weight
 
     @torch.no_grad()
     def experts(self, network: UNet, degraded: Tensor, clean: Tensor, tasks: list[str]) -> Tensor:
-        """As of :class:`Teacher`; it restores the batch with every expert."""
+        """Restore the batch with every expert, and choose the best for each picture, see :class:`Teacher`."""
         noise = degraded.new_zeros(network.num_layers, len(degraded), network.num_experts)
         prices = []
         for expert in range(network.num_experts):
             route = all_layers(network, torch.full((len(degraded),), expert, device=degraded.device))
             error = (network.restore_and_route(degraded, noise=noise, experts=route).image - clean).float()
             cost = network.route_costs.of(route).to(error.device) / 1e9
-            # Errors below half a level of 8 bits are as good as none.
+            # The offset makes errors below half an 8-bit level insignificant.
             prices.append(
                 10 * (error.square().mean(dim=(1, 2, 3)) + (0.5 / 255) ** 2).log10() + self.db_per_gmac * cost
             )
@@ -88,10 +88,10 @@ class ByResult:
 
 
 def all_layers(network: UNet, expert: Tensor) -> Tensor:
-    """(B,) experts -> (layers, B, 1), the route that takes them in every layer."""
+    """Convert experts (B,) to the route (layers, B, 1) that takes them in every layer."""
     return expert.expand(network.num_layers, -1)[..., None]
 
 
 def router_loss(restoration: Restoration, expert: Tensor) -> Tensor:
-    """Mean cross-entropy of the routers' logits to the experts (B,) that a teacher chose; a scalar."""
+    """Return the mean cross-entropy, a scalar, between the routers' logits and the experts (B,) of a teacher."""
     return torch.stack([F.cross_entropy(routing.logits, expert) for routing in restoration.routings]).mean()

@@ -146,7 +146,7 @@ def test_missing_data_is_explained(tree: Path, tmp_path: Path, caplog: pytest.Lo
     shutil.copytree(tree / "BSD400", tmp_path / "BSD400")
     (tmp_path / "WED").mkdir()
     message = (
-        r"7 of 8 datasets are missing: SIDD \(no folder SIDD or SIDD_Medium_Srgb\).*WED \(nothing of it in .*"
+        r"7 of 8 datasets are missing: SIDD \(no folder SIDD or SIDD_Medium_Srgb\).*WED \(no files of it in .*"
         r"data\.allow_missing=true"
     )
     with pytest.raises(ValueError, match=message):

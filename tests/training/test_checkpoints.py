@@ -92,8 +92,8 @@ def test_a_full_disk_ends_nothing_before_its_time(
     monkeypatch.setattr(checkpoints, "write_atomically", write)
     monkeypatch.setattr(callbacks, "write_image", panel)
     run(tmp_path, f"data.root={photographs}", "trainer.max_epochs=3", "data.sets.photographs.repeat=2")
-    assert "last.ckpt: could not be written (No space left on device); training goes on" in caplog.text
-    assert "epoch-0000.png: could not be written (No space left on device); training goes on" in caplog.text
+    assert "last.ckpt: could not be written (No space left on device); training continues" in caplog.text
+    assert "epoch-0000.png: could not be written (No space left on device); training continues" in caplog.text
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 2
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
@@ -116,7 +116,7 @@ def damaged(content: bytes) -> dict[str, tuple[bytes | None, str]]:
         "missing": (None, "no such checkpoint"),
         "empty": (b"", "an empty file"),
         "cut": (content[: len(content) // 2], "cut short, or not a checkpoint"),
-        "flipped": (bytes(flipped), r"damaged \(.*data/0 in it"),
+        "flipped": (bytes(flipped), r"damaged \(wrong checksum of .*data/0"),
         "text": (b"some words", "cut short, or not a checkpoint"),
     }
 
@@ -140,7 +140,7 @@ def test_foreign_checkpoints_are_one_line(tmp_path: Path) -> None:
         ({"state_dict": {}}, "not a checkpoint of a training run .no loops, network_config, optimizer_states.; to"),
         ([1], "not a checkpoint of a training run"),
         ({"object": Path}, "not a checkpoint of this package, or it holds objects besides tensors"),
-        (checkpoint(float("nan")), "network.weight holds NaN or infinity, so the run had diverged"),
+        (checkpoint(float("nan")), "network.weight holds NaN or infinity, so the run has diverged"),
         (checkpoint(1), r"its network, .*'dim': 8.*, is another than this run's, .*'dim': 4"),
     ):
         torch.save(content, path)
@@ -163,8 +163,8 @@ def test_the_newest_whole_checkpoint_goes_on(tmp_path: Path, caplog: pytest.LogC
     assert unfinished(tmp_path, "release") == last[1]
     last[1].write_bytes(b"")
     assert unfinished(tmp_path, "release") == last[1].with_name("last.previous.ckpt")
-    assert f"passed over {last[1]}: an empty file" in caplog.text
-    assert f"going on from {last[1].with_name('last.previous.ckpt')}" in caplog.text
+    assert f"skipped {last[1]}: an empty file" in caplog.text
+    assert f"continuing from {last[1].with_name('last.previous.ckpt')}" in caplog.text
     last[1].with_name("last.previous.ckpt").unlink()
     assert unfinished(tmp_path, "release") == last[0]
     (last[0].parents[1] / "network.safetensors").touch()  # that one finished

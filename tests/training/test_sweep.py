@@ -59,7 +59,7 @@ def test_the_command_writes_a_table_and_a_plot(multirun: Path) -> None:
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no run of a multirun"):
+    with pytest.raises(ValueError, match="holds no runs of a multirun"):
         read_sweep(tmp_path)
 
 
@@ -88,11 +88,11 @@ def test_a_killed_multirun_goes_on_with_what_is_missing(photographs: Path, tmp_p
     assert forked(lambda: train(False), output) == 0, output.read_text()
     assert epochs.stat().st_size == 4, "no epoch twice"
     assert (tmp_path / "sweep" / "0" / "network.safetensors").stat().st_mtime_ns == before
-    assert "0: has finished" in output.read_text()
+    assert "0: this run has already finished" in output.read_text()
     assert not any(math.isnan(trial.psnr) for trial in read_sweep(tmp_path / "sweep"))
     command[command.index("seed=0,1")] = "seed=2,3"
     assert forked(lambda: train(False), output) == 2
-    assert "holds a run of" in output.read_text().splitlines()[-1]
+    assert "holds a run with" in output.read_text().splitlines()[-1]
 
 
 def test_a_search_is_a_function_of_its_seed_and_finds_the_best(tmp_path: Path) -> None:

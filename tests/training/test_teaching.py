@@ -35,7 +35,7 @@ def test_the_best_expert_is_taken_and_a_price_makes_it_the_cheapest(network: NAF
     clean = torch.stack([each[i % 3][i] for i in range(6)])  # picture i is exactly what expert i mod 3 makes of it
     assert ByResult(db_per_gmac=0, weight=1).experts(network, x, clean, []).tolist() == [0, 1, 2, 0, 1, 2]
     assert ByResult(db_per_gmac=1e6, weight=1).experts(network, x, clean, []).tolist() == [0] * 6
-    with pytest.raises(ValueError, match="price that is not negative"):
+    with pytest.raises(ValueError, match="finite number that is not negative"):
         ByResult(db_per_gmac=-1, weight=1)
 
 

@@ -169,7 +169,7 @@ def test_wrong_starts_are_explained(tmp_path: Path) -> None:
         run(tmp_path, f"init_from={tmp_path / 'other.safetensors'}")
     with pytest.raises(ValueError, match=r"/nowhere: no such folder"):
         run(tmp_path, "data.root=/nowhere")
-    with pytest.raises(ValueError, match=r"photographs \(nothing of it in"):
+    with pytest.raises(ValueError, match=r"photographs \(no files of it in"):
         run(tmp_path, f"data.root={tmp_path}")
 
 
