@@ -1,4 +1,4 @@
-"""``python -m moceir`` is the ``moceir`` command."""
+"""Runs the ``moceir`` command as ``python -m moceir``."""
 
 from moceir.cli.main import main
 

@@ -14,9 +14,9 @@ from moceir.inference.weights import save_network
 from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 
-_WHAT = "Removes Gaussian, photon and camera noise from photographs, without being told how much."
+_WHAT = "Removes Gaussian, photon and camera noise from photographs, without knowing the noise level."
 _LIMITS = (
-    "Hardly touches strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, "
+    "Barely reduces strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, "
     "which are for non-commercial research, and naf_30g also on photographs some of which state no licence. To avoid "
     "such pictures, train other weights with the same package."
 )
@@ -26,14 +26,14 @@ def openmodeldb(network: UNet, folder: Path, *, name: str, author: str, url: str
     """Write ``data/models/1x-NAME.json``, as in OpenModelDB's repository, and the files that it names.
 
     Args:
-        network: what is listed.
-        folder: the root.
-        name: the model's.
-        author: a user's name there.
-        url: where the files will be, up to their names.
+        network: the network to list.
+        folder: the root folder of the output.
+        name: name of the model.
+        author: name of a user of OpenModelDB.
+        url: address of the folder that will hold the files.
 
     Returns:
-        What was written.
+        The paths of the files that were written.
     """
     stem = f"1x-{name}"
     weights, model = folder / f"{stem}.safetensors", folder / f"{stem}.onnx"
@@ -81,15 +81,15 @@ def darktable(network: UNet, folder: Path, *, name: str, author: str, url: str, 
     otherwise choose its own experts.
 
     Args:
-        network: what is packed.
-        folder: where to.
-        name: the model's.
-        author: for the card.
-        url: of the source, for the card.
-        side: of a tile, in pixels.
+        network: the network to export.
+        folder: the folder in which the model's folder is created.
+        name: name of the model.
+        author: author, for the card.
+        url: address of the source, for the card.
+        side: side of a tile, in pixels.
 
     Returns:
-        What was written.
+        The paths of the files that were written.
     """
     place = folder / f"denoise-{name.lower().replace('_', '-')}"
     model, settings, card = place / "model.onnx", place / "config.json", place / "README.md"

@@ -1,15 +1,16 @@
-"""Counts every multiply-add of a network, by fvcore on the traced network.
+"""Counts the multiply-adds of a network with fvcore, which traces the network.
 
 The counts follow two conventions:
 
 ``conv+matmul``
-    convolutions, linear layers and matrix products: what fvcore and most papers count, and what the budget limits.
+    counts convolutions, linear layers and matrix products, as fvcore and most papers do. The budget limits this count.
 ``full``
-    adds the rest: 1 for each element of an element-wise result, a mean's or a norm's input, 4 for GELU and
-    SiLU, 5 for softmax and layer normalisation, 3 for a complex product, and 1.25·N·log2 N for a real FFT of N
-    points (2.5·N·log2 N operations). Moving data (padding, shuffling, indexing) counts nothing.
+    also counts all other arithmetic. Each element of an element-wise result, or of the input of a mean or sum, counts
+    1. Per element, GELU and SiLU count 4, softmax and layer normalisation count 5, and a complex product counts 3. A
+    real FFT of N points counts 1.25·N·log2 N (2.5·N·log2 N operations). Data movement (padding, shuffling, indexing)
+    counts 0.
 
-The bilateral post-filter is fixed by eq. 18 of the design document and stands on a line of its own.
+Eq. 18 of the design document determines the cost of the bilateral post-filter, which is listed separately.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from moceir.networks.strips import Block
 from moceir.networks.unet import UNet
 
 _CONV_MATMUL = {"conv", "linear", "matmul", "scaled_dot_product_attention"}
-#: Operators whose cost grows with the windows that cover a picture, not with the picture.
+#: Operators whose cost is proportional to the number of windows that cover a picture, not to the picture's area.
 _WINDOWED = {"fft_rfft2", "fft_irfft2", "spectrum", "scaled_dot_product_attention", "window_softmax"}
 
 
@@ -71,15 +72,15 @@ class Complexity:
     size: tuple[int, int]
     """Height and width in pixels."""
     parts: dict[str, Part]
-    """Parts by name, in the order they run; with the experts' parameters, without their cost."""
+    """Parts by name, in execution order. They include the experts' parameters, but not the experts' cost."""
     routing: Cost
-    """The cost of frequency embedding and routers, which the parts include: forced experts do not need them."""
+    """The cost of the frequency embedding and the routers. The parts include it; forced experts do not need it."""
     experts: dict[str, tuple[Part, ...]]
-    """The experts of each part that has some, by the part's name."""
+    """The experts of each part that has experts, by the part's name."""
     post_filter: Cost
     """The cost of the bilateral filter."""
     topk: int
-    """Experts an image takes in a layer."""
+    """Number of experts that an image takes in each layer."""
 
     @property
     def parameters(self) -> int:
@@ -116,12 +117,12 @@ class Complexity:
 def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
     """Count a network's parameters and multiply-adds on one 3×H×W picture.
 
-    Every operation's cost is constant, or grows with the picture's area (padded as the network pads it), or with the
-    number of windows that cover it. So counting on two small pictures that every window divides determines the cost
-    exactly, and no large picture is run.
+    Every operation's cost is constant, or proportional to the padded picture's area, or to the number of windows that
+    cover it. So the counts for two small pictures, whose sides are multiples of all windows, determine the exact cost,
+    and no large picture is needed.
 
     Args:
-        network: what to count; it is not changed.
+        network: the network, which is not changed.
         size: height and width in pixels.
     """
     parts = list(network.parts())
@@ -130,7 +131,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     side = math.lcm(1 << levels, *(block.alignment << level for level, block in blocks))
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
     height, width = padded_size(levels, size)
-    images = max(1, network.num_experts)  # image i took expert i, so what is not an expert was counted that many times
+    images = max(1, network.num_experts)  # image i took expert i, so shared parts were counted once per image
 
     def of_area(name: str) -> Cost:
         (one, _), (two, _) = small[name], large[name]
@@ -167,7 +168,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 class _EachExpert(nn.Module):
-    """Runs a network on n pictures: picture i takes expert i in every layer. Without experts, n is 1."""
+    """Runs a network on n pictures, where picture i takes expert i in every layer. Without experts, n is 1."""
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
@@ -177,12 +178,12 @@ class _EachExpert(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         restoration = self.network.restore_and_route(x, experts=self.route)
-        # Run the routers, too, so that they are counted, although a forced route ignores their result.
+        # Return the routers' logits, so that the routers are counted although a forced route ignores them.
         return restoration.image, *(routing.logits for routing in restoration.routings)
 
 
 def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:
-    """Map module names to work by area and work by windows, for n pictures of a size, one for each expert."""
+    """Map module names to (cost by area, cost by windows), for n pictures of the given size, one for each expert."""
     require("counting multiply-adds", "train", "fvcore")
     from fvcore.nn import FlopCountAnalysis
 
@@ -193,7 +194,7 @@ def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLERS)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer warns that Python numbers become constants, as they should
+            warnings.simplefilter("ignore")  # the tracer warns that Python numbers become constants, as intended
             by_module = counter.by_module_and_operator()
     finally:
         network.train(training)
@@ -228,7 +229,7 @@ def _product(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def _real_fft(inputs: list[Any], outputs: list[Any]) -> int:
-    # The windows are the third and fifth axis of (B, rows, w, columns, w, C), on the side that is not a spectrum.
+    # The windows are the third and fifth axes of (B, rows, w, columns, w, C), in the tensor that is not the spectrum.
     shape = max(_shape(inputs[0]), _shape(outputs[0]), key=math.prod)
     points = shape[2] * shape[4]
     return round(1.25 * math.prod(shape) * math.log2(points))

@@ -1,4 +1,4 @@
-"""Where the Hydra configuration is: beside the package in a checkout, inside it in an installed wheel."""
+"""Locates the Hydra configuration: beside the package in a checkout, or inside it in an installed wheel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from moceir.extras import require
 
 
 def config_dir() -> str:
-    """The absolute path of ``conf/``.
+    """Return the absolute path of ``conf/``.
 
     Raises:
         FileNotFoundError: when the installation is incomplete.
@@ -22,17 +22,17 @@ def config_dir() -> str:
 
 
 def build(part: str, overrides: list[str]) -> Any:
-    """An object that the training configuration describes, without a training run.
+    """Build an object that the training configuration describes, without a training run.
 
     Args:
-        part: its place in the configuration, as in ``data.sets``.
-        overrides: as on Hydra's command line.
+        part: key of the object in the configuration, such as ``data.sets``.
+        overrides: overrides in the syntax of Hydra's command line.
 
     Raises:
-        ValueError: when an override does not fit, or Hydra is missing.
+        ValueError: when an override is invalid, or Hydra is missing.
     """
     require("the configuration", "train", "hydra")
-    # Hydra takes half a second, which commands that restore pictures need not spend.
+    # Hydra takes half a second to import, so commands that only restore pictures do not import it.
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from hydra.utils import instantiate
@@ -43,6 +43,6 @@ def build(part: str, overrides: list[str]) -> Any:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             config = compose("train", overrides)
         return instantiate(OmegaConf.select(config, part), _convert_="all")
-    except (HydraException, OmegaConfBaseException, AssertionError) as error:  # Hydra asserts on some words
+    except (HydraException, OmegaConfBaseException, AssertionError) as error:  # some overrides fail Hydra's assertions
         message = " ".join(str(error).partition("Config search path")[0].split())
         raise ValueError(f"{' '.join(overrides)}: {message}") from error

@@ -1,4 +1,4 @@
-"""Messages for missing packages that one of our extras installs."""
+"""Messages about missing packages that one of moceir's extras installs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 
 def remedy(what: str, package: str, extra: str) -> str:
-    """Say in one line what needs which package, and how to install it."""
+    """Return a message of one line that says what needs a package, and how to install it."""
     return f"{what} needs {package}: pip install 'moceir[{extra}]'"
 
 
@@ -14,9 +14,9 @@ def require(what: str, extra: str, *packages: str) -> None:
     """Raise ValueError with a :func:`remedy` when a package cannot be imported.
 
     Args:
-        what: needs them.
-        extra: the extra of ours that installs them.
-        packages: by the names they are imported as.
+        what: the feature that needs the packages.
+        extra: moceir's extra that installs them.
+        packages: the packages' import names.
     """
     for package in packages:
         if find_spec(package) is None:

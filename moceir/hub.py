@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face Hub, or in folders laid out as there: one ``model.safetensors``."""
+"""Networks on the Hugging Face Hub, or in folders with the same layout, which hold one ``model.safetensors``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ FILE = "model.safetensors"
 
 TAGS = ["image-restoration", "denoising", "deblurring"]
 
-LOADING = """A network for image restoration. `moceir.hub.OnHub.from_pretrained(name).network` loads it; its file says
-of which kind it is, and with which configuration it was built.
+LOADING = """A network for image restoration. `moceir.hub.OnHub.from_pretrained(name).network` loads it. Its file
+states the network's class and configuration.
 """
 
 
 def model_card(name: str, text: str, scores: Sequence[Mapping[str, Any]]) -> str:
-    """A README with the Hub's block of YAML, and results as a ``model-index``.
+    """Write a README with the Hub's YAML metadata, which lists the scores as a ``model-index``.
 
     Args:
-        name: the model's.
-        text: what follows; without it, how to load it.
-        scores: rows that ``moceir evaluate --json`` wrote; those within a budget of no limit are left out when there
-            are others.
+        name: name of the model.
+        text: text after the metadata; if empty, a text that explains how to load the model.
+        scores: rows from ``moceir evaluate --json``. Only rows with the largest budget are used.
     """
     budgets = {row["mac_budget"] for row in scores}
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -72,8 +71,8 @@ class OnHub(
 ):
     """A network with the Hub's methods ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``.
 
-    ``OnHub.from_pretrained(name)`` takes the name of a repository or a folder, and returns an object whose ``network``
-    is ready for evaluation; ``OnHub(network).save_pretrained(folder)`` writes such a folder, with a model card.
+    ``OnHub.from_pretrained(name)`` takes the name of a repository or folder, and returns an object whose ``network`` is
+    in evaluation mode. ``OnHub(network).save_pretrained(folder)`` writes such a folder, with a model card.
     """
 
     def __init__(self, network: UNet) -> None:

@@ -1,8 +1,8 @@
-"""Tables and plots of routing: which experts pictures take, why, and at what cost.
+"""Tables and plots of routing: the experts that pictures take, the routers' logits, and the cost.
 
-What to keep in mind in reading them: with the published gating a top-1 gate scales a query that is normalised next, so
-it cancels, and the restoration loss does not train the routers. Only the auxiliary loss does, which balances experts
-over a batch and knows nothing of pictures. The straight-through gating is trained by both.
+With the published gating, a top-1 gate scales a query that is normalised next. So the gate cancels, and the restoration
+loss does not train the routers. Only the auxiliary loss trains them; it balances experts over a batch, whatever the
+pictures contain. With the straight-through gating, both losses train the routers.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class RouteTally:
-    """Counts how often the pictures of each task take each expert of each layer, and the cost.
+    """Counts how often the pictures of each task take each expert of each layer, and sums the cost of the routes.
 
     Attributes:
-        counts: task -> (layers, n) float64, how often each expert is taken.
-        cost: task -> multiply-adds of all its pictures at 1280×720, post-filter included.
+        counts: task -> (layers, n) float64, the number of times that each expert is taken.
+        cost: task -> sum of the multiply-adds of its pictures' routes at 1280×720, post-filter included.
         pictures: task -> number of pictures.
     """
 
@@ -50,7 +50,7 @@ class RouteTally:
         self.pictures: dict[str, int] = {}
 
     def add(self, tasks: Iterable[str], routes: Tensor, costs: RouteCosts) -> None:
-        """Count a batch, given its B pictures' tasks and the (layers, B, k) experts they took."""
+        """Count a batch, given the tasks of its B pictures and the experts that they took, (layers, B, k)."""
         taken = F.one_hot(routes, len(costs.experts[0])).sum(dim=2).double().cpu()
         for index, (task, cost) in enumerate(zip(tasks, costs.of(routes).tolist(), strict=True)):
             self._add(task, taken[:, index], cost, 1)
@@ -85,15 +85,15 @@ class Observation(NamedTuple):
     experts: Tensor
     """(layers, k), the experts taken."""
     gmacs: float
-    """Cost of its route at 1280×720, post-filter included."""
+    """Cost of the route at 1280×720, post-filter included."""
     psnr: float
-    """dB, of the restored picture."""
+    """PSNR of the restored picture in dB."""
     degraded_psnr: float
-    """dB, of the degraded picture."""
+    """PSNR of the degraded picture in dB."""
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy of the logits' softmax in bits, (layers,): 0 for a certain router, log2 n for an undecided one."""
+        """Entropy of the logits' softmax in bits, (layers,); at most log2 n, for uniform probabilities."""
         return -(self.logits.softmax(dim=1) * self.logits.log_softmax(dim=1)).sum(dim=1) / np.log(2)
 
 
@@ -109,11 +109,11 @@ def observe(
     """Degrade and restore whole pictures, and record the routing.
 
     Args:
-        network: in evaluation mode, with the budget it has.
-        pictures: clean ones, each degraded in each way, or pairs.
+        network: a network in evaluation mode; its budget applies.
+        pictures: pairs, or clean pictures, which get each degradation.
         degradations: task name -> degradation.
-        expert: what every layer must take; None leaves it to the routers.
-        seed: decides the noise.
+        expert: the expert that every layer takes; with None, the routers choose.
+        seed: seed of the noise.
     """
     device = next(network.parameters()).device
     observations = []
@@ -151,7 +151,7 @@ def by_task(observations: Sequence[Observation]) -> dict[str, list[Observation]]
 
 
 def layer_names(network: UNet) -> list[str]:
-    """Label the MoCE layers in the order they run with level (2 is a quarter of the resolution) and block."""
+    """Label the MoCE layers, in execution order, with their level (2 is a quarter of the resolution) and block."""
     return [
         f"level {part.level}.{part.name.rpartition('.')[2]}"
         for part in network.parts()
@@ -195,8 +195,8 @@ def plot_logits(series: Mapping[float, Sequence[Observation]], network: UNet, st
 
     Args:
         series: strength -> observations, the weakest first.
-        network: whose layers.
-        strength: what the strength is, for the axis.
+        network: the network that was observed.
+        strength: name of the strength, for the label of the axis.
     """
     import matplotlib.pyplot as plt
 
@@ -236,7 +236,7 @@ def plot_balance(observations: Sequence[Observation], network: UNet) -> Figure:
 
 
 def complexities(network: UNet) -> list[Tensor]:
-    """Return each expert's parameters relative to the largest expert's, (n,) for each layer in the order they run."""
+    """Return the experts' parameters relative to the largest expert's: (n,) for each layer, in execution order."""
     return [module.complexity.cpu() for module in network.modules() if isinstance(module, Router)]
 
 
@@ -255,7 +255,7 @@ def plot_entropy(observations: Sequence[Observation], network: UNet) -> Figure:
 
 
 def plot_forced(free: Sequence[Observation], forced: Mapping[int, Sequence[Observation]]) -> Figure:
-    """Plot PSNR and cost when every layer must take one expert, beside the routers' own choice."""
+    """Plot PSNR and cost when every layer must take the same expert, and those of the routers' own choice."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")

@@ -1,6 +1,6 @@
-"""Measures what the parts of a network are worth: the loss of quality when a part is left out.
+"""Measures the worth of blocks and experts: the quality that pictures lose when one of them is left out.
 
-That pictures of a task take an expert is no evidence that it does something for them; what is lost without it is.
+Routing statistics do not show whether an expert helps the pictures that take it. The loss without that expert does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Worth(NamedTuple):
-    """The quality that a change to a network loses, and the cost that it saves."""
+    """The loss of quality and the saving of cost from a change to a network."""
 
     change: str
     """The change, such as ``without encoder.0.0`` or ``expert 2 everywhere``."""
@@ -59,16 +59,19 @@ class _Restored(NamedTuple):
 
 @torch.inference_mode()
 def account(network: UNet, samples: Sequence[Sample]) -> Iterator[Worth]:
-    """Leave out each block, then force each expert and leave out each, and compare.
+    """Measure the worth of each block and each expert.
 
     Args:
-        network: in evaluation mode, with the budget it has; it is as before afterwards.
+        network: a network in evaluation mode; its budget applies. It is unchanged afterwards.
         samples: pictures to restore, on the network's device.
 
     Yields:
-        One change after the other. First each block is left out, in the order they run, and the routes stay. Then, of
-        a network whose layers take one expert, each expert is taken in every layer; and in each layer, pictures that
-        take an expert take the next best instead.
+        One result for each change, in this order:
+
+        - Each block in turn, in execution order, is left out. The routes do not change.
+        - If layers take one expert, each expert in turn is taken in every layer.
+        - If layers take one expert, each expert of each layer in turn is left out. Pictures that took it take their
+          next best expert instead.
     """
     tasks = list(dict.fromkeys(sample.task for sample in samples))
     task_of = torch.tensor([tasks.index(sample.task) for sample in samples])
@@ -103,7 +106,7 @@ def account(network: UNet, samples: Sequence[Sample]) -> Iterator[Worth]:
 
 
 def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor | None]) -> _Restored:
-    """Restore every sample, on its given route or on the one that the routers choose."""
+    """Restore every sample along its given route, or along the routers' choice if its route is None."""
     restored = _Restored(torch.empty(len(samples)), torch.empty(len(samples)), [], [])
     for index, (sample, route) in enumerate(zip(samples, routes, strict=True)):
         image, routings = result = network.restore_and_route(sample.degraded[None], experts=route)
@@ -147,7 +150,7 @@ def left_out(block: nn.Module) -> Iterator[None]:
 
 
 def _gmacs(network: UNet, part: Part) -> float:
-    """Return a part's cost at 1280×720, with as many experts as a picture takes, at the experts' mean cost."""
+    """Return a part's cost at 1280×720, where each of the experts that a picture takes has the experts' mean cost."""
     height, width = padded_size(len(network.down), REFERENCE_SIZE)
     size = height >> part.level, width >> part.level
     experts = [macs(expert, *size) for expert in cast("nn.ModuleList", getattr(part.module, "experts", []))]
