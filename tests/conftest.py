@@ -1,4 +1,4 @@
-"""What several tests need: reference data, networks whose routers disagree, pictures."""
+"""Shared fixtures: reference data, networks whose routers disagree, and pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Random input is the same whatever ran before, so that a test that passes goes on to."""
+    """Seed the random generators before each test, so that its result does not depend on the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """The folder of reference data; without it the test is skipped."""
+    """Return the folder of reference data; skip the test without it."""
     folder = os.environ.get("MOCEIR_REFERENCE")
     if not folder:
         pytest.skip("needs the reference data that MOCEIR_REFERENCE names")
@@ -36,7 +36,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The eight datasets in miniature; tests must not change them."""
+    """Return a folder with miniatures of the eight datasets; tests must not change them."""
     root = tmp_path_factory.mktemp("native")
     make_native_tree(root)
     return root
@@ -44,7 +44,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """A folder of five pictures of 72×72 that a small network can learn from."""
+    """Return a folder of five pictures of 72×72 that a small network can learn from."""
     rng = np.random.default_rng(0)
     for index in range(5):
         small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
@@ -53,7 +53,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def randomise(network: MoCEIR, seed: int = 0) -> MoCEIR:
-    """Random weights everywhere, the output included, so that every part of the network makes a difference."""
+    """Set all weights to random values, including the output's, so that every part of the network has an effect."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -65,7 +65,7 @@ def randomise(network: MoCEIR, seed: int = 0) -> MoCEIR:
 
 @pytest.fixture
 def make_network() -> Callable[..., MoCEIR]:
-    """Makes a randomised network in evaluation mode from MoCEIR's arguments and a seed."""
+    """Return a function that makes a randomised MoCEIR in evaluation mode from its arguments and a seed."""
 
     def make(*, seed: int = 0, **arguments: object) -> MoCEIR:
         return randomise(MoCEIR(**arguments), seed).eval()
@@ -74,7 +74,7 @@ def make_network() -> Callable[..., MoCEIR]:
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """(count, 3, height, width) in [0, 1]: noise whose colour and contrast differ from picture to picture."""
+    """Make pictures (count, 3, height, width) in [0, 1]: noise whose colour and contrast differ between pictures."""
     generator = torch.Generator().manual_seed(seed)
     colour, contrast = torch.rand(count, 3, 1, 1, generator=generator), torch.rand(count, 1, 1, 1, generator=generator)
     return colour + contrast * (torch.rand(count, 3, height, width, generator=generator) - colour)
@@ -82,7 +82,7 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor
 
 @pytest.fixture
 def photograph() -> np.ndarray:
-    """A uint8 (60, 80, 3) RGB picture with structure and colour."""
+    """Return a uint8 (60, 80, 3) RGB picture with structure and colour."""
     rows, columns = np.mgrid[0:60, 0:80]
     waves = [128 + 100 * np.sin(columns / (5 + c) + c) * np.cos(rows / (7 - c)) for c in range(3)]
     return np.stack(waves, axis=-1).round().astype(np.uint8)
@@ -90,8 +90,8 @@ def photograph() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for the tests of a file, with narrow limits: a worker, one that waits, 1 MB, a megapixel."""
-    from serving import Server  # which needs an extra
+    """Start a server for the tests of one file, with low limits: one worker, one waiting request, 1 MB, 1 megapixel."""
+    from serving import Server  # needs an extra
 
     options = ("--port", 0, "--queue", 1, "--max-upload", 1, "--max-pixels", 1_000_000, "--timeout", 40)
     server = Server(tmp_path_factory.mktemp("server"), *options)
@@ -103,6 +103,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def file(tmp_path: Path, photograph: np.ndarray) -> Path:
-    """A picture in a file."""
+    """Return the path of a picture file."""
     write_image(tmp_path / "picture.png", photograph)
     return tmp_path / "picture.png"

@@ -1,4 +1,4 @@
-"""The eight datasets in miniature, in their native layouts, made from the photographs that scikit-image ships."""
+"""Makes miniatures of the eight datasets, in their native layouts, from the photographs that scikit-image ships."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moceir.pictures.arrays import read_image, write_image
 
 
 def make_native_tree(root: Path) -> None:
-    """Write them into a folder."""
+    """Write the miniature datasets into a folder."""
     photograph = read_image(sample_photograph("astronaut.png"))  # 512×512
     rng = np.random.default_rng(0)
 
@@ -35,7 +35,7 @@ def make_native_tree(root: Path) -> None:
     large = np.tile(photograph, (2, 2, 1))[:520, :1000]
     for scene in ("0001_001_S6_00100_00060_3200_L", "0002_001_S6_00100_00020_3200_N"):
         for shot in ("010", "011"):
-            # The last two pairs are small, so that the trees stay light.
+            # The last two pairs are small, so that the tree stays small.
             image = large if scene.startswith("0001") and shot == "010" else clean()
             save(f"SIDD_Medium_Srgb/Data/{scene}/{scene[:4]}_GT_SRGB_{shot}.PNG", image)
             save(f"SIDD_Medium_Srgb/Data/{scene}/{scene[:4]}_NOISY_SRGB_{shot}.PNG", noisy(image))
@@ -47,7 +47,7 @@ def make_native_tree(root: Path) -> None:
     for scene in ("Canon5D2_5_160_3200_toy", "NikonD800_6-3_125_5000_plant", "Sony_4_200_3200_door"):
         for crop in ("1", "12"):
             image = clean()
-            # One name with a stray underscore is in the original.
+            # The original dataset has one name with a stray underscore.
             name = f"{scene}_" if scene.endswith("plant") and crop == "12" else scene
             save(f"PolyU/CroppedImages/{name}_{crop}_mean.JPG", image)
             save(f"PolyU/CroppedImages/{name}_{crop}_real.JPG", noisy(image))

@@ -1,4 +1,4 @@
-"""Parts of a test in a process of their own, which may be killed."""
+"""Runs functions of a test in separate processes, which the test may kill."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ def start(function: Callable[[], object], output: Path | None = None) -> int:
 
 
 def wait(process: int) -> int:
-    """Its exit status; minus the signal that killed it."""
+    """Wait for a process and return its exit status, or minus the number of the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def forked(function: Callable[[], object], output: Path | None = None) -> int:
-    """Exit status of a process that does this."""
+    """Run a function in a new process and return the exit status."""
     return wait(start(function, output))
 
 
 def train_command(*arguments: object) -> None:
-    """``python -m moceir.cli.train`` with these arguments, for :func:`start`."""
+    """Run ``python -m moceir.cli.train`` with the given arguments, in a process from :func:`start`."""
     import logging
 
     from hydra.core.global_hydra import GlobalHydra
 
     from moceir.cli.train import main
 
-    # Lightning's handlers keep the stream of the test that imported it, which may be closed.
+    # Lightning's handlers keep the output stream of the test that imported it, which may be closed.
     for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
         logger.handlers.clear()
     GlobalHydra.instance().clear()
@@ -70,7 +70,7 @@ def train_command(*arguments: object) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: int, seconds: float = 60) -> None:
-    """Until it holds; a TimeoutError after so many seconds, or when the process has ended without."""
+    """Wait until a condition holds. Raise TimeoutError after the given seconds, or when the process ends before."""
     end = time.monotonic() + seconds
     while not condition():
         ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)

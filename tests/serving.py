@@ -1,4 +1,4 @@
-"""A server of our own, on a free port, as ``moceir serve`` starts it."""
+"""Starts ``moceir serve`` on a free port for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytest.importorskip("uvicorn", reason="needs the extra demo")
 
 
 class Server:
-    """``moceir serve`` with these options; it is started at once, and ready after :meth:`wait`."""
+    """A ``moceir serve`` with the given options. The constructor starts it; it is ready after :meth:`wait`."""
 
     def __init__(self, folder: Path, *options: object) -> None:
         self.log = folder / "log.txt"
@@ -40,7 +40,7 @@ class Server:
         main()
 
     def wait(self) -> Server:
-        """Until it answers."""
+        """Wait until the server answers."""
         processes.wait_for(lambda: "Started server process" in self.log.read_text(), self.process)
         found = re.search(r"open (http://\S+) in", self.log.read_text())
         assert found
@@ -56,13 +56,13 @@ class Server:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def status(self) -> int:
-        """Its exit status, for which it must end by itself."""
+        """Wait until the server ends by itself, and return its exit status."""
         if self.code is None:
             self.code = processes.wait(self.process)
         return self.code
 
     def end(self) -> None:
-        """Kill it if it has not ended."""
+        """Kill the server if it has not ended."""
         if self.code is None:
             os.kill(self.process, signal.SIGKILL)
             self.status()

@@ -22,7 +22,7 @@ def report() -> Complexity:
 
 
 def test_forced_routes_cost_what_the_published_network_costs(report: Complexity) -> None:
-    """Counted with fvcore on the published network at 3×720×1280."""
+    """The expected values were counted with fvcore on the published network at 3×720×1280."""
     gmacs = [report.forced(expert).conv_matmul / 1e9 for expert in range(4)]
     assert gmacs == [28.740096, 29.2681728, 30.4791552, 33.5204352]
 
@@ -79,7 +79,7 @@ def test_other_sizes_are_what_a_direct_count_gives(size: tuple[int, int], kind: 
 
 
 def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
-    """One expert by hand: rank 4, windows of 4, at a quarter of the resolution."""
+    """Compare with a count by hand for one expert: rank 4, windows of 4, at a quarter of the resolution."""
     pixels, dim, rank, window = 180 * 320, 32, 4, 4
     conv_matmul = pixels * (3 * dim * rank + 4 * rank * rank + (9 + 2 * 49) * rank)
     transforms = 3 * 1.25 * pixels * rank * 4  # log2 16 points = 4
@@ -96,7 +96,7 @@ def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
     "network", [MoCEIR(**SMALL), MoCEIR(**SMALL, expert_kind="window"), NAFNet(dim=4), NAFMixture(dim=4)]
 )
 def test_torch_counts_what_is_known_from_shapes(network: UNet) -> None:
-    """The third account: if fvcore, which stands on tracing, breaks one day, the others do not."""
+    """PyTorch's counter confirms the count from shapes, so this check does not depend on fvcore and its tracing."""
     size = (64, 96)
     experts = torch.zeros(network.num_layers, 1, 1, dtype=torch.int64) if network.num_layers else None
     with FlopCounterMode(display=False) as counter:

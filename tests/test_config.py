@@ -1,4 +1,4 @@
-"""Every file in conf/ composes and builds what it names."""
+"""Every file in conf/ composes, and the objects that it names can be built."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypat
     assert isinstance(instantiate(config.loss), WeightedLoss)
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     loggers = [instantiate(logger) for logger in config.logger.values()]
-    # A machine without the accelerator can only read that choice.
+    # Without the accelerator, that choice can only be composed, not built.
     if config.trainer.accelerator == "cpu":
         assert isinstance(instantiate(config.trainer, callbacks=callbacks, logger=loggers), Trainer)
 
@@ -56,7 +56,7 @@ def test_network_defaults_and_configuration_agree() -> None:
 
 
 def test_a_multirun_knows_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra resolves the folder before there is a job to ask what was chosen."""
+    """Hydra resolves the folder before a job exists, so the folder cannot depend on the job's choices."""
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     with initialize_config_dir(config_dir(), version_base="1.3"):
         config = compose("train", ["stage=stage2"], return_hydra_config=True)
@@ -65,7 +65,7 @@ def test_a_multirun_knows_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["os.system", "posix.system", "subprocess.getoutput", "builtins.eval"])
 def test_no_override_executes_what_it_names(tmp_path: Path, target: str) -> None:
-    """Hydra 1.3.3 did."""
+    """Hydra 1.3.3 executed the target of an override."""
     code = f"open('{tmp_path}/executed', 'w')" if target.endswith("eval") else f"touch {tmp_path}/executed"
     with pytest.raises(ValueError, match=r"^data=wed \+data.*") as caught:
         load_sources("wed", [f'+data.sets.evil={{_target_: {target}, _args_: ["{code}"]}}'])
@@ -73,6 +73,6 @@ def test_no_override_executes_what_it_names(tmp_path: Path, target: str) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_versions_of_hydra_that_did_are_excluded() -> None:
+def test_versions_of_hydra_that_execute_overrides_are_excluded() -> None:
     (hydra,) = re.findall(r'"(hydra-core.*?)"', (Path(__file__).parents[1] / "pyproject.toml").read_text())
     assert not any(Requirement(hydra).specifier.contains(f"1.3.{patch}") for patch in range(8))

@@ -1,4 +1,4 @@
-"""Which package may use which (see CONTRIBUTING.md), and that importing has no side effects worth noticing."""
+"""Checks which packages import each other (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAY_USE = {
 
 
 def imports(path: Path) -> set[str]:
-    """Names of modules a file imports, anywhere in it."""
+    """Return the names of all modules that a file imports, also within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -65,8 +65,8 @@ def test_every_part_is_in_the_list() -> None:
     assert parts - {"__init__"} == set(MAY_USE)
 
 
-def test_no_room_goes_round_in_circles() -> None:
-    """Of the modules of a room, none needs itself by way of others, not for its types either."""
+def test_modules_of_a_package_have_no_import_cycles() -> None:
+    """Imports for type checking count, too."""
     used: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")

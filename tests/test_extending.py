@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, written as the page says and trained with."""
+"""Writes the examples of docs/extending.md as the page describes, and trains with them."""
 
 from __future__ import annotations
 

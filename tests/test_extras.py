@@ -1,4 +1,4 @@
-"""What is installed without an extra restores; and each thing that needs one says which."""
+"""Restoring works without extras, and each feature that needs an extra names it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moceir.extras import remedy
 from moceir.pictures.arrays import read_image, write_image
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-#: Runs with only the packages of a slim installation: every module of another is missing.
+#: Code that hides all modules that do not belong to a slim installation's packages.
 SLIM = """
 import importlib.util, sys
 
@@ -41,7 +41,7 @@ def name_of(requirement: str) -> str:
 
 
 def closure(requirements: Iterable[str]) -> Iterator[str]:
-    """Names of packages, and of what they need."""
+    """Return the names of packages and of their dependencies."""
     seen: set[str] = set()
     todo = [name_of(one) for one in requirements]
     while todo:
@@ -58,7 +58,7 @@ def closure(requirements: Iterable[str]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def slim() -> str:
-    """Code that goes before what is to run in a slim installation."""
+    """Return the code that must run first to simulate a slim installation."""
     kept = {*closure(PROJECT["dependencies"]), "moceir", "pip", "opencv-python"}
     modules = {name: {name_of(one) for one in of} for name, of in packages_distributions().items()}
     return SLIM.format(blocked=sorted(name for name, of in modules.items() if not of & kept))
@@ -125,7 +125,7 @@ for module in ("hub", "training.module", "data.datamodule", "inspection", "cli.t
 
 
 def test_importing_moceir_loads_no_extra() -> None:
-    """Where they are installed, either."""
+    """This also holds where the extras are installed."""
     extras = {name for part in PROJECT["optional-dependencies"].values() for name in map(name_of, part)}
     extras -= {"moceir", *closure(PROJECT["dependencies"])}
     modules = {name for name, of in packages_distributions().items() if {name_of(one) for one in of} & extras}
@@ -135,7 +135,7 @@ def test_importing_moceir_loads_no_extra() -> None:
 
 
 def test_extras_that_are_named_exist() -> None:
-    """In the code and in the documents."""
+    """Check the code and the documents."""
     root = Path(__file__).parents[1]
     files = [
         file for kind in ("moceir/**/*.py", "docs/**/*.md", "README.md", "conf/**/*.yaml") for file in root.glob(kind)
@@ -148,7 +148,7 @@ def test_extras_that_are_named_exist() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at Linux's libraries")
 def test_no_library_of_a_desktop_is_needed() -> None:
-    """As in a slim container: OpenCV's plain wheel needs libGL."""
+    """OpenCV's plain wheel needs libGL, which slim containers lack."""
     with suppress(PackageNotFoundError):
         pytest.skip(f"opencv-python {version('opencv-python')} is in opencv-python-headless's place: make clean first")
     (library,) = Path(cv2.__file__).parent.glob("cv2*.so")

@@ -1,4 +1,4 @@
-"""A small share of ``make soak``: too short to find what takes an hour, long enough to keep it running."""
+"""Runs a short version of ``make soak``, which checks that the soak test itself works."""
 
 from __future__ import annotations
 

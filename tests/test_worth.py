@@ -1,4 +1,4 @@
-"""What the account of worth says of networks whose parts are known to matter, or not to."""
+"""Measures worth on networks in which it is known which blocks and experts matter."""
 
 from __future__ import annotations
 

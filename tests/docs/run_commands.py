@@ -1,9 +1,9 @@
 """``make commands``: run every command that the README and the pages in ``docs/`` show, on small data.
 
-It works in a scratch folder. Placeholders such as FOLDER become small folders that are made here, and ``moceir serve``
-listens on a free port. What takes hours, needs a cluster or installs packages is not run as shown; for each of these
-``INSTEAD`` has a smaller form or the reason. Each command is listed with what was executed; the status is 1 when one
-failed. With an argument, a regular expression, only the commands that it matches are run.
+The script works in a scratch folder. It replaces placeholders such as FOLDER with small folders, and ``moceir serve``
+listens on a free port. Commands that take hours, need a cluster, or install packages are not run as shown; ``INSTEAD``
+has a smaller form of each, or the reason. The script lists each command with the executed form, and its status is 1 if
+one fails. With a regular expression as argument, it runs only the commands that match.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUICK = (
     "debug=quick data.crop=32 network.num_blocks=[1,1] network.num_decoder_blocks=[1] network.num_heads=[1,2] "
     "network.num_refinement_blocks=1 trainer.log_every_n_steps=1 ~callbacks.progress loss.weights.perceptual=0"
 )
-"""What makes a run one of seconds."""
+"""Overrides that reduce a training run to seconds."""
 INSTEAD = (
     (r"^make test$", None, "it is the suite that this belongs to"),
     (r"^make demo$", "moceir demo -o demo", ""),
@@ -52,15 +52,15 @@ INSTEAD = (
     (r"--cfg job", "python -m moceir.cli.train --cfg job", ""),
     (r"https://HOST/SHARDS", "moceir train data=streaming data.root=SHARDS data.num_workers=1", ""),
 )
-"""Pattern of a command -> what to run instead, None for nothing, and why."""
+"""Pattern of a command -> the command to run instead (None to run nothing), and the reason."""
 
 
 EXPECTED = ((r"^moceir prepare check", 1, "names what the miniatures lack, and ends with status 1, as it should"),)
-"""Pattern of a command -> another status than 0 that is right here, and why."""
+"""Pattern of a command -> the expected status if it is not 0, and the reason."""
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """Files that the commands name, and placeholder -> folder."""
+    """Create the files that the commands name, and return placeholder -> folder."""
     photograph = cv2.resize(read_image(sample_photograph("astronaut.png")), (96, 80), interpolation=cv2.INTER_AREA)
     noisy = (
         (photograph + np.random.default_rng(0).normal(0, 15, photograph.shape)).clip(0, 255).round().astype(np.uint8)
@@ -104,7 +104,7 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def command(shown: Shown, places: dict[str, str]) -> tuple[str | None, str]:
-    """What to run for a command that is shown, or why nothing."""
+    """Return the command to run for a shown command, or the reason to run none."""
     line = shown.line
     for pattern, other, reason in INSTEAD:
         if re.search(pattern, line):
@@ -140,7 +140,7 @@ def command(shown: Shown, places: dict[str, str]) -> tuple[str | None, str]:
 
 
 def serve(line: str, environment: dict[str, str], folder: Path) -> tuple[int, int]:
-    """Start the server on a free port, ask it, and end it: its exit status, and the port."""
+    """Start the server on a free port, send a request, end it, and return its exit status and the port."""
     words = [word for word in re.sub(r"--(host|port) \S+", "", line).split() if word]
     log = folder / "serve.log"
     with log.open("wb") as file:

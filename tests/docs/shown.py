@@ -1,4 +1,4 @@
-"""The commands that the README and the pages in ``docs/`` show."""
+"""Finds the commands that the README and the pages in ``docs/`` show."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PROGRAMS = ("moceir", "make", "pip", "python", "curl", "torchrun", "srun", "tens
 
 
 class Shown(NamedTuple):
-    """A command."""
+    """A command that a page shows."""
 
     page: str
     line: str
-    """As shown, without its comment."""
+    """The command as shown, without its comment."""
     words: list[str]
 
     @property
     def overrides(self) -> list[str] | None:
-        """Hydra's, of a command that trains."""
+        """Hydra's overrides in a training command; None for other commands."""
         if self.words[:2] == ["make", "train"]:
             values = dict(word.split("=", 1) for word in self.words[2:])
             return [f"stage=stage{values.get('stage', '1')}", *shlex.split(values.get("args", ""))]
@@ -36,7 +36,7 @@ class Shown(NamedTuple):
 
 
 def blocks() -> list[Shown]:
-    """Those in blocks, in their order."""
+    """Find the commands in code blocks, in their order."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def blocks() -> list[Shown]:
 
 
 def in_lines() -> list[Shown]:
-    """Those within sentences."""
+    """Find the commands within sentences."""
     return [_read(page, line) for page in PAGES for line in IN_LINE.findall(page.read_text(encoding="utf-8"))]
 
 

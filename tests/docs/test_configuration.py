@@ -1,4 +1,4 @@
-"""The reference of the configuration, which docs/site makes from conf/."""
+"""Checks the configuration reference, which docs/site generates from conf/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command that the README and the docs show can be parsed: its options, targets, extras and settings exist."""
+"""Parses every command that the README and the docs show; its options, targets, extras and settings must exist."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check(words: list[str]) -> None:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """They compose; of what a multirun tries, the first value."""
+    """Check that overrides compose; for a multirun, use the first value of each choice."""
     first = []
     for text in overrides:
         if text in ("-m", "--cfg", "job") or "hydra.searchpath" in text:
@@ -79,7 +79,7 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def _parts(words: list[str]) -> list[list[str]]:
-    """What ``&&`` joins."""
+    """Split a line into the commands that ``&&`` joins."""
     parts: list[list[str]] = [[]]
     for word in words:
         if word == "&&":

@@ -1,7 +1,7 @@
-"""Readers of files and settings, given what nobody would write: they read it, or say in one line what is wrong.
+"""Gives malformed input to the readers of files and settings, which must read it or raise an error of one line.
 
-``make fuzz`` tries thousands of inputs for each reader (MOCEIR_FUZZ), the tests a few. Whatever breaks a reader is kept
-in ``corpus/<reader>/`` and tried again by every run from then on; commit it with what mends the reader.
+``make fuzz`` tries thousands of inputs for each reader (MOCEIR_FUZZ); the tests try a few. An input that breaks a
+reader is stored in ``corpus/<reader>/``, and each later run tries it again. Commit it together with the fix.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from moceir.training.settings import check_settings
 EXAMPLES = int(os.environ.get("MOCEIR_FUZZ", "15"))
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS = 20
-"""More than any input may take, on a machine that does other things, too."""
+"""Seconds that no input may exceed, even on a busy machine."""
 
 LIMITS = settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize=EXAMPLES < 100,  # the same few in every run of the tests
+    derandomize=EXAMPLES < 100,  # run the same few examples in every run of the tests
     suppress_health_check=list(HealthCheck),
 )
 
@@ -139,7 +139,7 @@ PICTURES = [format.suffixes[0].removeprefix(".") for format in FORMATS if format
 class Reader(NamedTuple):
     file: str
     make: Callable[[Path], bytes]
-    """A whole file, in an empty folder of its own."""
+    """Write an intact file into an empty folder."""
     read: Callable[[Path], object]
 
 
@@ -158,7 +158,7 @@ Edit = tuple[str, float, bytes]
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["set", "cut out", "cut off", "repeat", "insert", "bit"]),
-        # Most of what can go wrong is said at a file's start or end.
+        # Most errors are at a file's start or end.
         st.one_of(st.floats(0, 1), st.floats(0, 0.02), st.floats(0.98, 1)),
         st.one_of(
             st.binary(min_size=1, max_size=8),
@@ -190,7 +190,7 @@ def edited(content: bytes, edits: list[Edit]) -> bytes:
 
 
 def said(function: Callable[..., object], *arguments: object) -> str:
-    """The message of a ValueError, or nothing."""
+    """Return the message of a ValueError, or an empty string if none is raised."""
     try:
         function(*arguments)
     except ValueError as error:
@@ -199,7 +199,7 @@ def said(function: Callable[..., object], *arguments: object) -> str:
 
 
 def check(name: str, folder: Path, content: bytes) -> None:
-    """A reader returns, or raises a ValueError of one line that names the file; soon."""
+    """Check that a reader soon returns, or raises a ValueError whose one line names the file."""
     path = folder / READERS[name].file
     path.write_bytes(content)
     start = time.process_time()
@@ -210,7 +210,7 @@ def check(name: str, folder: Path, content: bytes) -> None:
 
 
 def keep(name: str, folder: Path) -> None:
-    """The file that broke a reader, after Hypothesis has made it simple."""
+    """Store the file that broke a reader, after Hypothesis has simplified it."""
     content = (folder / READERS[name].file).read_bytes()
     kept = CORPUS / name / hashlib.sha256(content).hexdigest()[:16]
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def test_files(name: str, tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     whole = READERS[name].make(tmp_path / "whole")
     (tmp_path / "broken" / READERS[name].file).write_bytes(whole)
-    if name != "published":  # ours under published names lack nothing but what makes them published
+    if name != "published":  # renamed weights of ours are complete, but not the published ones
         READERS[name].read(tmp_path / "broken" / READERS[name].file)
     for kept in sorted((CORPUS / name).glob("*")):
         check(name, tmp_path / "broken", kept.read_bytes())

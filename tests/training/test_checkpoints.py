@@ -1,4 +1,4 @@
-"""Checkpoints survive: a kill at any moment of writing, a full disk, damage."""
+"""Checkpoints survive a kill at any moment of a write, a full disk, and damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def number(path: Path) -> int:
 
 @pytest.mark.parametrize("function", ["write", "fsync", "link", "rename"])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_at_any_moment_leaves_a_whole_one(
+def test_a_kill_at_any_moment_leaves_an_intact_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, after: bool
 ) -> None:
     files, last = CheckpointFiles(), tmp_path / "last.ckpt"
@@ -67,16 +67,16 @@ def test_a_kill_at_any_moment_leaves_a_whole_one(
 
 
 def test_nothing_is_written_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TMPDIR may be another file system, and full."""
+    """TMPDIR may be on another file system, which may be full."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     CheckpointFiles().save_checkpoint(checkpoint(1), tmp_path / "run" / "last.ckpt")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_ends_nothing_before_its_time(
+def test_a_full_disk_does_not_end_training(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Panels and checkpoints cannot be written for a while; the last ones can."""
+    """For a while, panels and checkpoints cannot be written; the last ones can."""
     full = OSError(errno.ENOSPC, "No space left on device")
     written, original = [], checkpoints.write_atomically
 
@@ -98,7 +98,7 @@ def test_a_full_disk_ends_nothing_before_its_time(
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def test_a_disk_that_stays_full_is_said_at_the_end(
+def test_a_disk_that_stays_full_is_reported_at_the_end(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(path: Path, *content: object, **options: object) -> None:
@@ -122,7 +122,7 @@ def damaged(content: bytes) -> dict[str, tuple[bytes | None, str]]:
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "cut", "flipped", "text"])
-def test_what_cannot_be_resumed_is_one_line(tmp_path: Path, kind: str) -> None:
+def test_unusable_checkpoints_give_an_error_of_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "last.ckpt"
     CheckpointFiles().save_checkpoint(checkpoint(1), path)
     content, message = damaged(path.read_bytes())[kind]
@@ -134,7 +134,7 @@ def test_what_cannot_be_resumed_is_one_line(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_checkpoints_are_one_line(tmp_path: Path) -> None:
+def test_foreign_checkpoints_give_an_error_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "foreign.ckpt"
     for content, message in (
         ({"state_dict": {}}, "not a checkpoint of a training run .no loops, network_config, optimizer_states.; to"),
@@ -153,7 +153,7 @@ def test_foreign_checkpoints_are_one_line(tmp_path: Path) -> None:
         run(tmp_path / "run", f"resume={path}")
 
 
-def test_the_newest_whole_checkpoint_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newest_intact_checkpoint_is_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "moceir")
     assert unfinished(tmp_path, "release") is None
     last = [tmp_path / "release" / day / "checkpoints" / "last.ckpt" for day in ("2026-01-09", "2026-01-10")]
@@ -171,8 +171,8 @@ def test_the_newest_whole_checkpoint_goes_on(tmp_path: Path, caplog: pytest.LogC
     assert unfinished(tmp_path, "release") is None
 
 
-def test_a_signal_while_data_do_not_come(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a server that does not answer: the steps so far are saved at once."""
+def test_a_signal_while_waiting_for_data(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a data server does not answer, a signal saves the completed steps at once."""
     from moceir.data import datasets
 
     given = []

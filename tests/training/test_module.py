@@ -1,4 +1,4 @@
-"""What a training step computes, watches and refuses, alone and on two processes."""
+"""Tests what a training step computes, logs and rejects, on one process and on two."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS = {"l1": 1.5, "perceptual": 0.0, "ms_ssim": 0.7, "l2": 0.1, "frequency":
 
 
 class Step(nn.Module):
-    """Network and loss as one, because DDP gathers the gradients of what goes through a module's forward."""
+    """Combines network and loss, because DDP averages only the gradients of a module's forward pass."""
 
     def __init__(self, gating: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Step(nn.Module):
 def batch() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     clean = torch.rand(4, 3, 32, 32, generator=generator)
-    noise = 3 * torch.randn(2, 4, 4, generator=generator)  # (layers, B, n), strong enough to part the pictures
+    noise = 3 * torch.randn(2, 4, 4, generator=generator)  # (layers, B, n), strong enough to change routes
     return clean + 0.1 * torch.randn(clean.shape, generator=generator), clean, noise
 
 
@@ -68,7 +68,7 @@ def half_a_batch(rank: int, port: int, gating: str, folder: str) -> None:
 
 @pytest.mark.parametrize("gating", ["published", "straight_through"])
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path, gating: str) -> None:
-    """With half the batch each; the auxiliary loss, a variation over the batch, included."""
+    """Each process has half the batch. The losses include the auxiliary loss, which is a variation over the batch."""
     step = Step(gating)
     step(*batch()).backward()
     expected = gradients(step)

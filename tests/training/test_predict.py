@@ -1,4 +1,4 @@
-"""Many processes restore each picture once, whatever becomes of one of them."""
+"""Several processes restore each picture once, even if one of them is killed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from moceir.pictures.arrays import write_image
 from moceir.training.predict import Dealer, RestoreFiles
 
 
-def test_numbers_are_dealt_once_and_to_who_is_free() -> None:
+def test_each_number_goes_once_to_a_free_process() -> None:
     store = HashStore()
     slow, quick = (iter(Dealer(10, store)) for _ in range(2))
     assert next(slow) == 0
@@ -37,7 +37,7 @@ def test_numbers_are_dealt_once_and_to_who_is_free() -> None:
 
 @pytest.fixture
 def album(tmp_path: Path, photograph: np.ndarray) -> list[str]:
-    """Arguments that restore forty pictures and a broken one."""
+    """Return the arguments that restore forty pictures and a broken one."""
     for index in range(40):
         write_image(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
     (tmp_path / "in" / "broken.png").write_bytes(b"broken")
@@ -50,7 +50,7 @@ def album(tmp_path: Path, photograph: np.ndarray) -> list[str]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_a_killed_process_costs_nothing_but_time(album: list[str], tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_picture(album: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "moceir.cli.predict", *album]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:

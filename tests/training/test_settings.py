@@ -1,4 +1,4 @@
-"""Settings that make no sense are named before anything is read."""
+"""Invalid settings are reported before anything is read."""
 
 from __future__ import annotations
 

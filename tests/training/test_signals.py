@@ -1,4 +1,4 @@
-"""Signals end the training command with one line and a checkpoint."""
+"""Signals end the training command with a message of one line and a checkpoint."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_terminated_run_saves_and_says_so(photographs: Path, tmp_path: Path) -
 def test_slurm_is_asked_to_queue_the_job_again(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With ``--signal=USR1@90`` Slurm sends it some time before it kills."""
+    """With ``--signal=USR1@90``, Slurm sends SIGUSR1 some time before it kills the job."""
     output = tmp_path / "output.txt"
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -97,7 +97,7 @@ def test_a_signal_before_the_first_step(photographs: Path, tmp_path: Path) -> No
 
 
 def start_together(output: Path, *arguments: object) -> list[int]:
-    """A run of two processes that were started by somebody else, such as torchrun."""
+    """Start a run of two processes as an external launcher, such as torchrun, would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

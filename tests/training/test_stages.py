@@ -32,7 +32,7 @@ def test_a_stage_that_has_not_been_run_is_named(tmp_path: Path) -> None:
 
 
 def test_the_documents_schedule() -> None:
-    """Section 5.1: crop, batch, learning rate, epochs."""
+    """Section 5.1 states crop, batch, learning rate and epochs."""
     schedule = []
     with initialize_config_dir(config_dir(), version_base="1.3"):
         for number in (1, 2, 3):

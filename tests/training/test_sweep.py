@@ -23,7 +23,7 @@ from moceir.training.sweep import SUMMARY, read_sweep
 
 @pytest.fixture
 def multirun(tmp_path: Path) -> Path:
-    """Two weights × two expert counts; the last run was killed."""
+    """Make a multirun of two weights × two expert counts, whose last run was killed."""
     grid = [(weight, experts) for weight in ("0", "0.5") for experts in ("2", "10")]
     for number, (weight, experts) in enumerate(grid):
         hydra = tmp_path / str(number) / ".hydra"
@@ -63,8 +63,8 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         read_sweep(tmp_path)
 
 
-def test_a_killed_multirun_goes_on_with_what_is_missing(photographs: Path, tmp_path: Path) -> None:
-    """The first run has finished, the second has had one epoch."""
+def test_a_killed_multirun_continues_with_the_missing_runs(photographs: Path, tmp_path: Path) -> None:
+    """The first run has finished; the second has completed one epoch."""
     command = ["-m", *SMALL, *PHOTOGRAPHS, "debug=quick", "loss=l1", "data.crop=32", "trainer.max_epochs=2"]
     command += ["seed=0,1", f"data.root={photographs}", "resume=latest", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     epochs = tmp_path / "epochs"

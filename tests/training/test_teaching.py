@@ -1,4 +1,4 @@
-"""Who chooses experts in training, and whether routers learn it."""
+"""Teachers choose the experts in training, and the routers learn their choice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_best_expert_is_taken_and_a_price_makes_it_the_cheapest(network: NAF
     x = torch.rand(6, 3, 16, 16)
     noise = torch.zeros(1, 6, 3)
     each = [network(x, noise=noise, experts=torch.full((1, 6, 1), expert)).detach() for expert in range(3)]
-    clean = torch.stack([each[i % 3][i] for i in range(6)])  # picture i is exactly what expert i mod 3 makes of it
+    clean = torch.stack([each[i % 3][i] for i in range(6)])  # clean picture i is the output of expert i mod 3
     assert ByResult(db_per_gmac=0, weight=1).experts(network, x, clean, []).tolist() == [0, 1, 2, 0, 1, 2]
     assert ByResult(db_per_gmac=1e6, weight=1).experts(network, x, clean, []).tolist() == [0] * 6
     with pytest.raises(ValueError, match="finite number that is not negative"):

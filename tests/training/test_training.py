@@ -61,7 +61,7 @@ def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
 
 
 class End(Callback):
-    """Ends a run in its second epoch, in a hook and, of a batch's, in that batch."""
+    """Ends a run in a given hook of its second epoch; a hook of batches ends it in a given batch."""
 
     def __init__(self, how: str, hook: str, batch: int) -> None:
         self.how = how
@@ -80,7 +80,7 @@ LONGER = ["data.sets.photographs.repeat=4", "trainer.max_epochs=3"]  # four batc
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict]:
-    """The last checkpoint of a run that nothing disturbed."""
+    """Return the last checkpoint of a run without interruption."""
     made: dict[str, dict] = {}
 
     def train_once(photographs: Path) -> dict:
@@ -99,7 +99,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict]:
         ("exception", "on_train_batch_start", 0),
         ("exception", "on_train_batch_start", 2),
         ("SIGTERM", "on_train_batch_start", 2),
-        ("SIGTERM", "on_train_batch_end", 1),  # waits until the step is whole
+        ("SIGTERM", "on_train_batch_end", 1),  # waits until the step is complete
         ("SIGUSR1", "on_validation_epoch_start", 0),
         ("SIGTERM", "on_train_epoch_end", 0),
         ("SIGKILL", "on_train_batch_start", 3),
@@ -138,7 +138,7 @@ def test_a_run_that_ends_early_is_resumed_exactly(
 
 
 def test_last_is_the_last_and_best_is_the_best(photographs: Path, tmp_path: Path) -> None:
-    """Where nothing is learned, the first epoch stays the best."""
+    """If the network learns nothing, the first epoch stays the best."""
     run(tmp_path, f"data.root={photographs}", "optimizer.lr=0", "trainer.max_epochs=3")
     epochs = {
         name: torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"]
