@@ -11,20 +11,21 @@ from pathlib import Path
 
 
 def start(function: Callable[[], object], output: Path | None = None) -> int:
-    """The id of a new process that does this and ends with its exit status; 1 and a line after an exception.
+    """Fork a process that runs a function, and return its id.
 
-    It is forked, so that it need not import anything again.
+    The exit status is 0, or that of a SystemExit. After another exception, the process prints one line, and the status
+    is 1. The process is forked, so that it need not import anything again.
 
     Args:
-        function: what to do.
-        output: gets what it prints.
+        function: the function to run.
+        output: file for the process's output.
     """
     process = os.fork()
     if process:
         return process
     status = 1
-    # What the tests before have left stays: to collect an inference session whose threads did not come along hangs or
-    # crashes.
+    # Never collect garbage from earlier tests: the threads of an inference session do not survive a fork, so its
+    # collection would hang or crash.
     gc.freeze()
     try:
         if output is not None:

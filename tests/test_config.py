@@ -56,7 +56,7 @@ def test_network_defaults_and_configuration_agree() -> None:
 
 
 def test_a_multirun_knows_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra resolves the folder before a job exists, so the folder cannot depend on the job's choices."""
+    """Hydra resolves the folder before a job exists, but the folder must still contain the stage's name."""
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     with initialize_config_dir(config_dir(), version_base="1.3"):
         config = compose("train", ["stage=stage2"], return_hydra_config=True)

@@ -1,4 +1,4 @@
-"""The commands as a user types them, in a process of their own or, where that takes long, in this one."""
+"""Runs commands as a user types them, in a separate process or, to save time, in this one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_restore_names_the_unreadable_and_does_the_rest(photograph: np.ndarray, tmp_path: Path) -> None:
+def test_restore_names_unreadable_files_and_restores_the_others(photograph: np.ndarray, tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png", photograph)
     write_image(tmp_path / "in" / "deep" / "b.jpg", photograph)
     (tmp_path / "in" / "broken [1].png").write_bytes(b"broken")
@@ -45,13 +45,13 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert len(run.stderr.strip().splitlines()) == 1
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     run = moceir("--version")
     assert (run.returncode, run.stdout) == (0, f"moceir {__version__}\n")
 
 
 def test_training_is_a_command_too(tmp_path: Path) -> None:
-    """What is wrong with a setting is said as the module says it, and the log is Hydra's alone."""
+    """An invalid setting gives the same message as with the module, and only Hydra logs."""
     run = moceir("train", "data.crop=abc", f"paths.runs={tmp_path}")
     assert run.returncode == 2
     assert (run.stdout + run.stderr).count("data.crop=abc: a whole number of at least 1 is needed") == 1

@@ -1,4 +1,4 @@
-"""``moceir prepare`` as a user types it; what it writes is trained from under the same configuration."""
+"""Runs ``moceir prepare`` as a user types it; training reads its output with the same configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
-def test_check_says_what_is_there(tree: Path) -> None:
+def test_check_lists_the_datasets(tree: Path) -> None:
     status, output = prepare("check", tree, "--crop", 64)
     assert status == 1, "the miniature datasets are not whole"
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in output.splitlines() if line.startswith("│")}

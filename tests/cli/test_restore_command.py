@@ -1,4 +1,4 @@
-"""``moceir restore`` as a user types it: its options, and how it ends."""
+"""Runs ``moceir restore`` as a user types it, and checks its options and exit status."""
 
 from __future__ import annotations
 
@@ -126,15 +126,15 @@ def test_two_shards_make_what_one_run_makes(tmp_path: Path, photograph: np.ndarr
         name = f"{index}.png"
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     (tmp_path / "two" / "3.png").unlink()
-    again = restore(tmp_path / "in", "-o", tmp_path / "two", "--shards", "1/1")  # another number of parts
+    again = restore(tmp_path / "in", "-o", tmp_path / "two", "--shards", "1/1")  # a different number of shards
     assert "4 pictures are done" in again.stderr
     assert (tmp_path / "one" / "3.png").read_bytes() == (tmp_path / "two" / "3.png").read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_run_that_is_ended_goes_on(tmp_path: Path, photograph: np.ndarray, number: signal.Signals) -> None:
-    """Nothing is left half-written, what is done is not done again, and the result is as of one run."""
+def test_an_interrupted_run_is_continued(tmp_path: Path, photograph: np.ndarray, number: signal.Signals) -> None:
+    """No file is left incomplete, finished pictures are not restored again, and the result equals that of one run."""
     for index in range(30):
         write_image(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)

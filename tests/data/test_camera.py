@@ -23,7 +23,7 @@ EVERY = [
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    """(H, W, 3) display values, sides odd."""
+    """Return display values (H, W, 3) with odd sides."""
     return read_image(sample_photograph("astronaut.png"))[60:211, 130:281].astype(np.float32) / 255
 
 
@@ -44,19 +44,19 @@ def test_development_moves_nothing(development: Development, photograph: np.ndar
     developed = every_step.develop(every_step.expose(photograph))
     down, across = np.gradient(photograph, axis=(0, 1))
     change = (developed - photograph).ravel()
-    # What moves by dx changes by −dx times its slope.
+    # A shift by dx changes a value by −dx times its slope.
     shift, *_ = np.linalg.lstsq(np.stack([down.ravel(), across.ravel()], axis=1), change, rcond=None)
     assert np.abs(shift).max() < 0.06, "photosites are a pixel apart"
 
 
-def test_what_is_on_the_sensor() -> None:
+def test_the_mosaic_has_one_colour_per_photosite() -> None:
     development = Development(matrix=np.eye(3), gains=(2, 1, 4), red=(0, 1))
     mosaic = development.expose(np.ones((4, 6, 3), np.float32))
     assert np.allclose(mosaic, np.tile([[1, 1 / 2], [1 / 4, 1]], (2, 3)), atol=1e-4)
 
 
 def test_without_noise_nothing_changes(photograph: np.ndarray) -> None:
-    """Not even fine detail, which demosaicking would lose; a hair makes it choose another edge in few places."""
+    """Even fine detail, which demosaicking would lose, stays. In a few places, rounding selects another edge."""
     clean = np.ascontiguousarray(photograph.transpose(2, 0, 1))
     camera = Camera(shot=[1e-9, 1e-9], sharpening_probability=1, luma_smoothing_probability=1)
     for seed in range(10):
@@ -81,16 +81,16 @@ def test_noise_is_stronger_where_there_is_more_of_it_on_the_sensor() -> None:
         np.mean([Camera(shot=[shot, shot])(flat, np.random.default_rng(seed))[0].std() for seed in range(10)])
         for shot in (1e-4, 4e-4, 16e-4)
     ]
-    assert np.allclose(np.diff(np.log(deviations)), np.log(2), atol=0.25), "shot noise goes with the root"
+    assert np.allclose(np.diff(np.log(deviations)), np.log(2), atol=0.25), "shot noise grows with the root"
 
 
 def test_each_step_does_what_it_says() -> None:
-    """On grey, by which colour noise, luma noise and fineness can be told apart."""
+    """On grey, colour noise, luma noise and grain size are separable."""
     flat = np.full((3, 128, 128), 0.4, np.float32)
     off = {"chroma_blur_probability": 0.0, "luma_smoothing_probability": 0.0, "sharpening_probability": 0.0}
 
     def noise(**settings: object) -> tuple[float, float]:
-        """Standard deviations of luma and of red minus luma."""
+        """Return the standard deviations of luma and of red minus luma."""
         camera = Camera(shot=[1e-3, 1e-3], **(off | settings))  # type: ignore[arg-type]
         both = []
         for seed in range(6):
@@ -107,7 +107,7 @@ def test_each_step_does_what_it_says() -> None:
 
 
 def test_noise_is_as_coarse_and_as_coloured_as_real_cameras(reference: Path) -> None:
-    """What the mixture makes of PolyU's mean pictures, beside the noise that its cameras made of them."""
+    """Compare noise that the mixture adds to PolyU's mean pictures with the noise of PolyU's cameras."""
     bench = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "degradations.py"))
     pairs = list(bench["polyu_pairs"](reference, every=3))
     real, modelled = bench["compare_noise"](pairs, bench["photograph_noise"](), rounds=2)

@@ -1,4 +1,4 @@
-"""A folder of datasets, as batches: mixture, workers, restarts, and what bad input is met with."""
+"""Tests batches from a folder of datasets: mixture, workers, restarts, and reactions to bad input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Batch
 from moceir.pictures.arrays import write_image
 
-# The miniature datasets are too small for what the real ones hold out.
+# The miniature datasets are too small for the real numbers of held-out pictures.
 SPLITS = {
     "BSD400": "validation=1", "NIND": "validation=1", "PolyU": "test=1", "PolyU ": "validation=1",
     "SIDD": "validation=1", "GoPro": "validation=1", "REDS_blur": "validation=1", "REDS_blur_jpeg": "validation=1",
@@ -97,7 +97,7 @@ def test_batches_do_not_depend_on_workers_or_packing(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_restarted_epoch_goes_on_where_it_was(tree: Path, workers: int) -> None:
+def test_a_restarted_epoch_continues_at_the_same_batch(tree: Path, workers: int) -> None:
     module = make(tree, f"data.num_workers={workers}")
     module.setup("fit")
     loader = module.train_dataloader()
@@ -206,7 +206,7 @@ def test_turned_pictures_are_upright_and_match_upright_partners(tmp_path: Path, 
 
 
 def break_files(folder: Path, photograph: np.ndarray) -> dict[str, str]:
-    """One fault of each kind; what is said of each file."""
+    """Create one fault of each kind, and return the expected message for each file."""
     for name in ("fine", "cut", "empty", "text", "uneven", "lonely", "small"):
         for part in ("degraded", "clean"):
             write_image(folder / part / f"{name}.png", photograph)

@@ -16,7 +16,7 @@ def picture(seed: int, height: int = 40, width: int = 50) -> ArrayPicture:
 
 
 CLEAN = PairSet("clean", [Pair(picture(i), None, f"{i}", f"{i}") for i in range(3)], "synthetic", repeat=4)
-# The degraded picture is the negative of the clean one, so that whatever happens to both can be checked.
+# The degraded picture is the negative of the clean one, so tests can check that both change in the same way.
 NEGATIVES = [Pair(picture(i), ArrayPicture(255 - picture(i).image), f"s/{i}", "s") for i in range(2)]
 PAIRED = PairSet("paired", NEGATIVES, "real", repeat=2)
 
@@ -27,12 +27,12 @@ def crops(*sets: PairSet, crop: int = 16, seed: int = 0) -> TrainingCrops:
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
     one, two = crops(CLEAN, PAIRED), crops(CLEAN, PAIRED)
-    two[0, 0]  # what was read before makes no difference
+    two[0, 0]  # earlier reads must have no effect
     for key in [(0, 5), (3, 5), (0, 6), (0, 13)]:
         assert torch.equal(one[key].degraded, two[key].degraded)
         assert torch.equal(one[key].clean, two[key].clean)
     assert not torch.equal(one[0, 5].degraded, one[1, 5].degraded)
-    assert not torch.equal(one[0, 2].clean, one[0, 5].clean), "another repeat of a picture is another crop"
+    assert not torch.equal(one[0, 2].clean, one[0, 5].clean), "each repeat of a picture gives a different crop"
     assert not torch.equal(one[0, 5].degraded, crops(CLEAN, PAIRED, seed=1)[0, 5].degraded)
 
 
@@ -59,8 +59,8 @@ def test_crops_and_their_clean_partners_are_aligned() -> None:
         torch.testing.assert_close(sample.degraded, 1 - sample.clean)
 
 
-def test_every_flip_and_every_place_comes_up() -> None:
-    """A 4×5 picture has 2 · 3 places for a crop of 3×3, each in 4 orientations."""
+def test_every_flip_and_every_position_occurs() -> None:
+    """A 4×5 picture has 2 · 3 positions for a crop of 3×3, each in 4 orientations."""
     image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=400)
     data = crops(one, crop=3)
@@ -76,7 +76,7 @@ def test_every_flip_and_every_place_comes_up() -> None:
 
 
 class Shift:
-    """Moves everything to the right, so that a crop needs to see what is left of it."""
+    """Moves everything to the right, so that a crop needs the pixels to its left."""
 
     margin = 2
 
@@ -85,7 +85,7 @@ class Shift:
 
 
 def test_degradations_see_around_the_crop() -> None:
-    """Inside the picture a crop is what a crop of the whole degraded picture is, flipped or not."""
+    """Inside the picture, a degraded crop equals a crop of the whole degraded picture, flipped or not."""
     data = TrainingCrops(sets=[CLEAN], crop=16, degradation=Shift(), seed=0)
     inside = 0
     for index in range(12):
@@ -111,7 +111,7 @@ def test_windows_are_cropped_within() -> None:
 
 
 def test_crops_are_chosen_by_detail() -> None:
-    """Half of the picture is flat; of four places one is more often than not in the other half."""
+    """Half of the picture is flat; at least one of four random positions is usually in the other half."""
     image = np.zeros((32, 200, 3), np.uint8)
     image[:, 100:] = picture(0, 32, 100).image
     one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=300)
@@ -148,7 +148,7 @@ def test_shares_are_probabilities() -> None:
             TrainingCrops(sets=[CLEAN], crop=16, degradation=Chain(steps=[]), seed=0, **share)
 
 
-def test_trouble_while_training_is_named() -> None:
+def test_errors_while_training_name_the_picture() -> None:
     with pytest.raises(ImageError, match="50×40 is smaller than the crop of 64"):
         crops(CLEAN, crop=64)[0, 0]
     uneven = PairSet("uneven", [Pair(picture(0), picture(0, 41, 50), "a", "a")], "real")
@@ -168,7 +168,7 @@ def test_validation_never_changes() -> None:
     torch.testing.assert_close(one[7].degraded, 1 - one[7].clean)
 
 
-def test_sampler_deals_each_index_to_one_rank() -> None:
+def test_sampler_gives_each_index_to_one_rank() -> None:
     ranks = [EpochSampler(length=11, seed=0, rank=rank, world_size=2) for rank in range(2)]
     first = [list(rank) for rank in ranks]
     assert [len(keys) for keys in first] == [len(rank) for rank in ranks] == [5, 5]
@@ -180,7 +180,7 @@ def test_sampler_deals_each_index_to_one_rank() -> None:
     assert all(epoch == 1 for epoch, _ in ranks[0])
 
 
-def test_sampler_leaves_out_what_a_killed_run_had_once() -> None:
+def test_sampler_skips_the_samples_of_a_killed_run_once() -> None:
     sampler = EpochSampler(length=9, seed=0)
     whole = list(sampler)
     sampler.skip = 4

@@ -60,7 +60,7 @@ EACH: dict[str, Degradation] = {
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    """A (3, 120, 150) part of a photograph; no side is a multiple of a block."""
+    """Return a (3, 120, 150) crop of a photograph; no side is a multiple of a JPEG block."""
     image = read_image(sample_photograph("astronaut.png"))[60:180, 130:280]
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
 
@@ -154,7 +154,7 @@ def test_motion_kernels(length: float, shake: float) -> None:
 
 def test_shake_bends_the_trajectory() -> None:
     def straightness(shake: float) -> float:
-        """Mean share of the variance that lies along the kernel's main direction."""
+        """Return the mean fraction of the variance along the kernel's main direction."""
         shares = []
         for seed in range(30):
             kernel = motion_kernel(length=31, shake=shake, rng=np.random.default_rng(seed))
@@ -181,7 +181,7 @@ def test_disc_kernels(radius: float) -> None:
 def test_blur_leaves_what_is_constant(gamma: float) -> None:
     for blur in (MotionBlur(gamma=gamma), Defocus(gamma=gamma)):
         for level in (0.0, 0.3, 1.0):
-            # Rounding of 1e-7 in light is that to the power of 1 / gamma in black.
+            # Near black, a rounding error of 1e-7 in light becomes that number to the power of 1 / gamma.
             tolerance = 1e-7 ** (1 / gamma) if level == 0 else 1e-5
             assert np.allclose(blur(grey(level, 20), np.random.default_rng(0))[0], level, atol=tolerance)
 
@@ -240,7 +240,7 @@ def test_margins() -> None:
 
 
 @pytest.mark.parametrize("quality", [5, 40, 95])
-def test_jpeg_is_the_files(quality: int, photograph: np.ndarray) -> None:
+def test_jpeg_equals_a_file_with_that_quality(quality: int, photograph: np.ndarray) -> None:
     clean = photograph * 1.2 - 0.1  # clipped
     pixels = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     _, file = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -292,7 +292,7 @@ def test_resized_leaves_the_picture_and_resizes_the_change(photograph: np.ndarra
 
 @pytest.mark.parametrize("scale", [0.7, 1.6])
 def test_resized_moves_nothing(scale: float) -> None:
-    """A spot that is added comes back where it was added."""
+    """A spot that the inner degradation adds appears at the same position in the result."""
 
     class Spot:
         margin = 0
@@ -321,7 +321,7 @@ def test_chain_applies_its_steps_in_order(photograph: np.ndarray) -> None:
     assert task == "motion+camera+jpeg"
     rng, expected = np.random.default_rng(0), photograph
     for step in steps:
-        rng.random()  # its turn?
+        rng.random()  # the chain draws whether to apply the step
         expected, _ = step(expected, rng)
     assert np.array_equal(degraded, expected)
 

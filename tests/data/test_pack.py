@@ -45,7 +45,7 @@ def test_pixels_are_mapped_not_read(tree: Path, tmp_path: Path) -> None:
     assert not clean.open().flags.writeable
 
 
-def test_a_killed_packing_is_completed_and_a_whole_one_left_alone(
+def test_a_killed_packing_is_completed_and_a_complete_one_is_not_changed(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = sidd(tree)
@@ -96,7 +96,7 @@ def test_cut_packs_are_refused(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_pack_that_is_cut_while_it_is_read_is_an_error(tree: Path, tmp_path: Path) -> None:
-    """Mapped memory behind a file's end kills the process."""
+    """Access to mapped memory beyond a file's end would kill the process."""
 
     def read_on() -> None:
         write(sidd(tree), tmp_path, shard_mib=100)
@@ -126,7 +126,7 @@ def test_a_flipped_bit_is_found(tree: Path, tmp_path: Path) -> None:
 
 
 def test_every_dataset_packed_trains_as_it_did(tree: Path, tmp_path: Path) -> None:
-    """Under the names of the data folder, packed or not, the same pairs are found."""
+    """The same pairs are found under the same names, packed or not."""
     for name, source in load_sources("all", []).items():
         folder = source.locate(tree)
         pairs = source.find(folder).pairs

@@ -19,7 +19,7 @@ def photograph() -> np.ndarray:
 
 
 def trace(shake: Shake, seed: int, at: tuple[int, int] = (30, 30)) -> np.ndarray:
-    """Where light from a point falls."""
+    """Return the point spread function."""
     point = np.zeros((3, 61, 61), np.float32)
     point[:, at[0], at[1]] = 1
     return shake(point, np.random.default_rng(seed))[0][0].astype(float) ** shake.gamma
@@ -39,7 +39,7 @@ def test_a_shift_is_a_convolution_of_light(gamma: float, photograph: np.ndarray)
 
 
 def test_the_clean_picture_is_the_middle_of_the_exposure() -> None:
-    """An even movement straight ahead reaches as far on both sides; a bent one passes through the middle."""
+    """A uniform straight movement extends equally far to both sides; a bent one passes through the middle."""
     even = Shake(length=(20, 20), shake=(0, 0), gamma=1, **STILL)
     bent = Shake(length=(20, 20), shake=(3, 3), gamma=1, **STILL)
     for seed in range(10):
@@ -95,7 +95,7 @@ def test_glare_is_of_white_alone() -> None:
 
 
 def test_parts_move_on_their_own(photograph: np.ndarray) -> None:
-    """Where nothing moves on its own the picture is as it would be without."""
+    """Outside the moving region, the picture is the same as without independent movement."""
     shares = []
     for seed in range(20):
         together, apart = (

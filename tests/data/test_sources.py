@@ -1,4 +1,4 @@
-"""Each dataset's files, found and paired as they are distributed."""
+"""Each dataset's files are found and paired in the layout in which they are distributed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def listing(root: Path, data: str, *overrides: str) -> Listing:
 
 
 def partners(found: Listing) -> dict[str, str | None]:
-    """Degraded file -> clean file, or clean file -> None, relative to the dataset's folder."""
+    """Map degraded file -> clean file, or clean file -> None, relative to the dataset's folder."""
     relative = {}
     for pair in found.pairs:
         clean = Path(str(pair.clean)).relative_to(found.folder).as_posix()
@@ -172,7 +172,7 @@ def test_missing_partners_are_reported_from_both_sides(tmp_path: Path, photograp
     assert found.unpaired == [str(tmp_path / "blur/s/1.png"), str(tmp_path / "sharp/s/3.png")]
 
 
-def test_folders_are_found_one_level_down_and_doubt_is_an_error(tree: Path, tmp_path: Path) -> None:
+def test_folders_are_found_one_level_down_and_ambiguity_is_an_error(tree: Path, tmp_path: Path) -> None:
     source = CleanImages(folders=["BSD400", "other"])
     assert source.locate(tree.parent / "nowhere") is None
     shutil.copytree(tree / "BSD400", tmp_path / "train" / "BSD400")
@@ -223,7 +223,7 @@ def test_the_real_files(reference: Path) -> None:
 
 
 def test_table_1() -> None:
-    """Repeats and counts of the design document; its rows add to 86,665 pictures."""
+    """The design document states repeats and counts; its rows add up to 86,665 pictures."""
     table = {name: (source.task, source.repeat, source.expected) for name, source in load_sources("all", []).items()}
     assert table == {
         "BSD400": ("synthetic", 4, 400),

@@ -1,4 +1,4 @@
-"""Tar shards: what is written, and that what is streamed is the same everywhere."""
+"""Tests the content of tar shards, and that streams from all kinds of storage give the same samples."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pack(tree: Path, output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def streamed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two datasets, whose shards hold few samples each."""
+    """Write two datasets as shards that hold few samples each."""
     output = tmp_path_factory.mktemp("shards")
     plan_shards = shards.plan_shards
     try:
@@ -78,7 +78,7 @@ def epoch(data: StreamingDataModule, number: int = 0, start: int = 0) -> list[Ba
 
 
 def contents(batches: list[Batch]) -> Counter:
-    """Every sample, by everything that is in it."""
+    """Count every sample, identified by its entire content."""
     return Counter(
         (name, task, degraded.numpy().tobytes(), clean.numpy().tobytes())
         for batch in batches
@@ -162,7 +162,7 @@ def test_ranks_share_an_epoch_evenly(streamed: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_restarted_epoch_goes_on_where_it_was(streamed: Path, workers: int) -> None:
+def test_a_restarted_epoch_continues_at_the_same_batch(streamed: Path, workers: int) -> None:
     data = module(streamed, f"data.num_workers={workers}")
     whole = epoch(data, 1)
     for start in (1, 4):
@@ -177,7 +177,7 @@ def test_a_restarted_epoch_goes_on_where_it_was(streamed: Path, workers: int) ->
     assert (len(loader), len(list(loader))) == (9, 5)
 
 
-def test_what_was_had_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_samples_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order is known before anything is read, so a resumed run opens only the shards that it still needs."""
     monkeypatch.setattr(streaming, "_MIXED", 8)
     monkeypatch.setattr(streaming, "_BUFFER", 4)
@@ -219,7 +219,7 @@ def test_validation_is_that_of_the_files(tree: Path, streamed: Path) -> None:
 
 
 class Flaky(SimpleHTTPRequestHandler):
-    """Cuts every tar file short the first two times it is asked for."""
+    """Truncates the response for every tar file, the first ``cuts`` times."""
 
     asked: ClassVar[Counter] = Counter()
     cuts: ClassVar[int] = 0
@@ -252,7 +252,7 @@ def test_a_web_server_gives_what_the_folder_gives(streamed: Path, server: str, w
     assert contents(epoch(module(server, workers_))) == contents(epoch(module(streamed, workers_)))
 
 
-def test_a_broken_connection_is_taken_up_again(
+def test_a_broken_connection_is_retried(
     streamed: Path, server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shards, "_sleep", lambda _: None)
@@ -279,13 +279,13 @@ def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: py
 
 
 def copy(streamed: Path, folder: Path) -> Path:
-    """The shards, to be damaged."""
+    """Copy the shards, so that a test can damage them."""
     shutil.copytree(streamed, folder, dirs_exist_ok=True)
     return folder
 
 
 def damage(folder: Path, what: str) -> None:
-    """To the first sample of the first shard of BSD400: one bit of its picture or description, or its headers."""
+    """Damage the first sample in BSD400's first shard: flip one bit of its picture or description, or its headers."""
     file = min(folder.glob("BSD400-train-*"))
     with tarfile.open(file) as tar:
         members = {member.name.split(".")[1]: member for member in tar.getmembers()[:2]}
@@ -305,7 +305,7 @@ def damage(folder: Path, what: str) -> None:
 def test_a_damaged_sample_ends_the_run_or_is_named_and_left_out(
     streamed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """A bit in the middle of a JPEG would otherwise be trained on."""
+    """Without the checksum, a network would train on a JPEG with a flipped bit."""
     damage(copy(streamed, tmp_path), what)
     named = r"BSD400-train-.*\.tar(:00000000.*damaged|: could not be read \(attempts: 1; )"
     with pytest.raises(ImageError, match=named):
@@ -341,7 +341,7 @@ def test_check_finds_whole_shards_whole(streamed: Path) -> None:
 
 
 class Troubled(SimpleHTTPRequestHandler):
-    """Answers with a status, or not at all, so many times."""
+    """Answers the first ``times`` requests with an error status, or not at all."""
 
     status: ClassVar[int | None] = None
     times: ClassVar[int] = 0
@@ -382,7 +382,7 @@ def troubled(streamed: Path) -> Iterator[str]:
         (None, 99, r"index\.json: no readable index of shards \(no answer within 0\.2 s\)"),
     ],
 )
-def test_a_server_in_trouble(
+def test_a_failing_server_is_retried_or_reported(
     troubled: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -421,7 +421,7 @@ def test_another_mixture_may_join(tree: Path, tmp_path: Path) -> None:
     assert list(read_index(str(tmp_path))) == ["BSD400", "PolyU"]
 
 
-def test_without_webdataset_the_remedy_is_said(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_webdataset_is_explained(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "webdataset" else name)
     with pytest.raises(ValueError, match=r"pip install 'moceir\[streaming\]'"):
         pack(tree, tmp_path)

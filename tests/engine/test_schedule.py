@@ -32,12 +32,12 @@ SMALL = {"num_blocks": (1, 1, 1), "num_decoder_blocks": (1, 2), "num_heads": (1,
 
 @pytest.fixture
 def many_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strips so small that small pictures have several of them."""
+    """Make strips so small that even small pictures have several."""
     monkeypatch.setattr(engine_module, "STRIP_PIXELS", 2000)
 
 
 def same(network: UNet, x: torch.Tensor, experts: torch.Tensor | None = None, **arguments: object) -> None:
-    """The engine's pictures and routes are the network's."""
+    """Check that the engine's pictures and routes equal those of the network."""
     with torch.inference_mode():
         expected = network.double().restore_and_route(x.double(), experts=experts)
     actual = Engine(network.float(), **arguments).restore_and_route(x, experts=experts)
@@ -103,7 +103,7 @@ def test_workers_leave_the_settings_of_other_threads_alone() -> None:
 
 
 class LocalContrast(Block):
-    """The third network's block: it adds what a 3×3 finds, as strong as the picture is on average."""
+    """The third network's block, which adds a 3×3 convolution, scaled with the picture's mean."""
 
     reaches = (0, 1)
 
@@ -120,7 +120,7 @@ class LocalContrast(Block):
 
 
 class Third(UNet):
-    """A third network, to see that nothing depends on there being two."""
+    """A third network, which shows that the engine is not limited to the package's networks."""
 
     config: ClassVar[dict[str, Any]] = {}
 
@@ -175,7 +175,7 @@ def _fused(x: Size, weight: Size, *_: object, out_shape: Size, **__: object) -> 
 
 
 class Inline:
-    """Runs strips in this thread, where they can be counted."""
+    """Runs strips in this thread, so that operations can be counted."""
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         return map(function, items)
@@ -183,7 +183,7 @@ class Inline:
 
 @pytest.mark.parametrize("expert", [0, 3])
 def test_what_runs_costs_no_more_than_the_network(expert: int) -> None:
-    """Folds save more than the rows that neighbouring strips both compute; counted by torch, at the reference size."""
+    """At the reference size, folds save more than the rows that neighbouring strips both compute; torch counts both."""
     network = MoCEIR()
     engine = Engine(network)
     engine.workers = Inline()  # type: ignore[assignment]

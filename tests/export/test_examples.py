@@ -1,4 +1,4 @@
-"""The examples, which know nothing of torch, restore as we do."""
+"""The examples, which do not use torch, restore pictures as the package does."""
 
 from __future__ import annotations
 

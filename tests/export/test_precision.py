@@ -1,4 +1,4 @@
-"""Models of other precisions: what they hold, what they cost, and that too much is refused."""
+"""Tests models of other precisions: their content, their loss of quality, and the limit on that loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "num_heads"
 
 
 def weights(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All, those of branches, too."""
+    """Return all nodes, including those of branches."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:

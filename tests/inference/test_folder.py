@@ -1,4 +1,4 @@
-"""Which files, into which; and that a run over many goes on whatever happens to it."""
+"""Tests the mapping of input files to output files, and that interrupted runs over many files can continue."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_other_names_and_places(album: Path, tmp_path: Path) -> None:
         plan([str(album)], tmp_path, in_place=True)
 
 
-def test_what_is_no_picture_is_told(album: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_pictures_are_reported(album: Path, tmp_path: Path) -> None:
     (album / "elsewhere").symlink_to(album, target_is_directory=True)
     planned = plan([str(album)], tmp_path / "out")
     assert [path.name for path in planned.left_out] == ["elsewhere", "notes.txt"]
@@ -90,7 +90,7 @@ def test_what_is_no_picture_is_told(album: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may look into any folder")
-def test_folders_that_cannot_be_looked_into_are_named(album: Path, tmp_path: Path) -> None:
+def test_unreadable_folders_are_named(album: Path, tmp_path: Path) -> None:
     (album / "deep").chmod(0)
     try:
         planned = plan([str(album)], tmp_path / "out")
@@ -103,7 +103,7 @@ def report() -> Report:
     return Report(1, 1, 1, "uint8", [[0]], 1.0, 0.0, [])
 
 
-def test_the_others_are_restored_whatever_becomes_of_one(tmp_path: Path) -> None:
+def test_other_files_are_restored_when_one_fails(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(4)]
 
     def restore(job: Job, stop: Event) -> Report:
@@ -233,12 +233,12 @@ def test_a_journal_knows_what_is_done(tmp_path: Path) -> None:
     jobs[1].source.write_bytes(b"another source")
     with Journal(jobs, "settings") as journal:
         assert [journal.done(job) for job in jobs] == [True, False, False, False]
-    assert not (tmp_path / "out" / Journal.NAME).exists()  # the run is through
+    assert not (tmp_path / "out" / Journal.NAME).exists()  # the run is complete
     with Journal(jobs, "settings") as journal:
         assert not any(journal.done(job) for job in jobs)
 
 
-def test_other_settings_begin_anew(tmp_path: Path) -> None:
+def test_other_settings_restart_the_run(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / "a.png", tmp_path / "out" / "a.png")] * 2
     (tmp_path / "a.png").write_bytes(b"source")
     with suppress(KeyboardInterrupt), Journal(jobs, "settings") as journal:
@@ -255,7 +255,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     assert before != fingerprint(network, 30.0)
 
 
-def test_each_job_is_one_parts(tmp_path: Path) -> None:
+def test_each_job_belongs_to_one_part(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / f"{i}", tmp_path / "out" / f"{i}") for i in range(10)]
     parts = [Shard.parse(f"{number}/4").deal(jobs) for number in range(1, 5)]
     assert sorted(job for part in parts for job in part) == sorted(jobs)
@@ -265,7 +265,7 @@ def test_each_job_is_one_parts(tmp_path: Path) -> None:
             Shard.parse(wrong)
 
 
-def test_parts_work_at_once_and_know_what_all_have_done(tmp_path: Path) -> None:
+def test_parallel_parts_share_their_progress(tmp_path: Path) -> None:
     jobs = [Job(tmp_path / f"{i}.png", tmp_path / "out" / f"{i}.png") for i in range(3)]
     for job in jobs:
         job.source.write_bytes(b"source")

@@ -1,4 +1,4 @@
-"""A clip with sound, of uneven frame times, through a network that changes nothing."""
+"""Restores a clip with sound and uneven frame times, with a network that changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ av = pytest.importorskip("av", reason="needs PyAV: pip install 'moceir[video]'")
 def make_clip(
     path: Path, *, frames: int = 30, cut: int | None = None, pix_fmt: str = "yuv420p", codec: str = "libx264"
 ) -> None:
-    """A pattern that moves, at times of uneven steps, and noise to hear; another pattern from frame ``cut`` on."""
+    """Write a clip: a moving pattern at uneven times, with noise as sound, and another pattern from frame ``cut``."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:48, 0:64]
     with av.open(str(path), "w") as clip:
@@ -55,7 +55,7 @@ def make_clip(
 
 
 def read(path: Path) -> tuple[list[float], np.ndarray, list[tuple[float, bytes]]]:
-    """Times and pixels of the frames; times and contents of the packets of sound."""
+    """Return times and pixels of the frames, and times and contents of the sound's packets."""
     with av.open(str(path)) as clip:
         frames = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
     with av.open(str(path)) as clip:
@@ -131,7 +131,7 @@ def test_a_shot_has_one_route(identity: Restorer, tmp_path: Path, monkeypatch: p
     assert [index for index, free in enumerate(asked) if free] == [0, 7]
 
 
-def test_what_is_stopped_or_broken_leaves_nothing(identity: Restorer, tmp_path: Path) -> None:
+def test_stopped_or_failed_runs_leave_no_files(identity: Restorer, tmp_path: Path) -> None:
     make_clip(tmp_path / "in.mp4")
     stop = Event()
     with pytest.raises(Stopped):
@@ -158,10 +158,10 @@ def test_what_is_stopped_or_broken_leaves_nothing(identity: Restorer, tmp_path: 
         ("at the end", 24, False),
     ],
 )
-def test_a_run_that_is_killed_goes_on_behind_the_last_whole_segment(
+def test_a_killed_run_continues_after_the_last_complete_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, done: int, routed: bool
 ) -> None:
-    """A shot begins in the second segment, and the third must know its route, if there is one."""
+    """A shot begins in the second segment, and the third segment needs its route, if the network has routes."""
     identity = make_restorer(routed=routed)
     monkeypatch.setattr(video, "SEGMENT", 7)
     make_clip(tmp_path / "in.mp4", frames=24, cut=11)
@@ -211,7 +211,7 @@ def test_a_run_that_is_killed_goes_on_behind_the_last_whole_segment(
     assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
 
 
-def test_segments_of_other_settings_are_begun_anew(tmp_path: Path) -> None:
+def test_segments_of_other_settings_are_discarded(tmp_path: Path) -> None:
     target = tmp_path / "a.mp4"
     with suppress(KeyboardInterrupt), Segments(target, "settings") as segments:
         with pytest.raises(ImageError, match=r"a\.mp4: another run restores into it"):

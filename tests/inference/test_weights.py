@@ -57,7 +57,7 @@ def test_save_refuses_other_formats(tmp_path: Path) -> None:
 
 
 def published(reference: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """The golden file's published names; the golden weights themselves."""
+    """Load the golden weights, under their published names."""
     golden = load_file(reference / "golden" / "moce_ir_30g.safetensors")
     return {prefix + name.removeprefix("weight/"): x for name, x in golden.items() if name.startswith("weight/")}
 
@@ -201,7 +201,7 @@ def peak_memory() -> int:
         ("{}", "does not hold a whole MoCE-IR network"),
     ],
 )
-def test_strange_metadata_are_one_line(tmp_path: Path, config: str, match: str) -> None:
+def test_invalid_metadata_give_an_error_of_one_line(tmp_path: Path, config: str, match: str) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"format": "moceir", "config": config})
     one_line(tmp_path / "a.safetensors", match)
     if match.startswith("its"):
@@ -210,7 +210,7 @@ def test_strange_metadata_are_one_line(tmp_path: Path, config: str, match: str) 
 
 
 @pytest.mark.parametrize("kind", ["0-dimensional", "integer", "lacking", "too many", "expanded", "sparse"])
-def test_strange_tensors_are_one_line(make_network: Make, tmp_path: Path, kind: str) -> None:
+def test_invalid_tensors_give_an_error_of_one_line(make_network: Make, tmp_path: Path, kind: str) -> None:
     network = make_network()
     state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     weight = state["network.embed.weight"]

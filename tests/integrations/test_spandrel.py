@@ -1,4 +1,4 @@
-"""spandrel finds out what our files are; where it is installed, which pulls torchvision."""
+"""spandrel recognises moceir's files. The test needs spandrel, which is optional because it installs torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each term against its formula in float64 or another implementation, and at the edges."""
+"""Compares each term with its formula in float64 or another implementation, also for edge cases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OF_PICTURES: list[Loss] = [l1_loss, l2_loss, frequency_loss, ms_ssim_loss]
 
 
 def pair(*shape: int, noise: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Smooth pictures in [0, 1] in float64, and noisy ones."""
+    """Make smooth pictures in [0, 1], float64, and noisy versions of them."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(*shape[:2], 5, 5, generator=generator, dtype=torch.float64)
     clean = nn.functional.interpolate(coarse, shape[2:], mode="bilinear").clamp(0, 1)
@@ -57,7 +57,7 @@ def test_ms_ssim_equals_torchmetrics_where_that_is_defined(size: tuple[int, int]
 
 
 def slow_ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Of one grey picture, with SciPy's correlation and a window that shrinks."""
+    """Compute MS-SSIM of one grey picture with SciPy's correlation and a window that shrinks."""
     product = 1.0
     for scale, weight in enumerate(WEIGHTS):
         size = min(11, *x.shape) if scale < 4 else min(11, 2 * min(x.shape) - 1)
@@ -140,7 +140,7 @@ def test_gradients_are_the_derivatives(loss: Loss) -> None:
 
 
 def vgg(layers: int = 6) -> dict[str, Tensor]:
-    """Random weights under torchvision's names, among others that are not needed."""
+    """Write random weights under torchvision's names, together with weights that are not needed."""
     generator = torch.Generator().manual_seed(1)
     state, width = {"classifier.0.weight": torch.zeros(3)}, 3
     for channels, index in list(zip((64, 64, 128, 128, 256, 256), (0, 2, 5, 7, 10, 12), strict=True))[:layers]:
@@ -151,7 +151,7 @@ def vgg(layers: int = 6) -> dict[str, Tensor]:
 
 
 def test_perceptual_loss_is_equation_10_with_torchvisions_layers(tmp_path: Path) -> None:
-    """Against the layers of ``vgg19().features``, whose outputs 3, 8 and 13 the document names."""
+    """Compare with the layers of ``vgg19().features``; the design document names outputs 3, 8 and 13."""
     state = vgg()
     torch.save(state, tmp_path / "vgg19.pth")
     modules: list[nn.Module] = []

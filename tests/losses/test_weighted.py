@@ -69,7 +69,7 @@ def test_terms_are_computed_in_float32(restoration: Restoration, dtype: torch.dt
     assert torch.isfinite(total)
 
 
-def test_nothing_of_it_is_kept_in_checkpoints() -> None:
+def test_losses_are_not_stored_in_checkpoints() -> None:
     assert not build("loss", [NO_VGG]).state_dict()
     assert not list(build("loss", [NO_VGG]).parameters())
 

@@ -14,7 +14,7 @@ Make = Callable[..., MoCEIR]
 
 
 def routes(network: MoCEIR, x: torch.Tensor) -> torch.Tensor:
-    """(layers, B, k)."""
+    """Return routes (layers, B, k)."""
     with torch.inference_mode():
         return torch.stack([routing.experts for routing in network.restore_and_route(x).routings])
 

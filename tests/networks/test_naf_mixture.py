@@ -1,4 +1,4 @@
-"""The second network with experts: what it takes over, how it routes, and what it refuses."""
+"""Tests the second network with experts: reuse of trained weights, routing, and errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_router_learns_and_leaves_the_encoder_alone(mixture: NAFMixture) -> 
     assert all(name.startswith("latent.0.") for name in trained)
 
 
-def test_a_file_holds_it(mixture: NAFMixture, tmp_path: Path) -> None:
+def test_a_file_stores_the_network(mixture: NAFMixture, tmp_path: Path) -> None:
     save_network(mixture, tmp_path / "mixture.safetensors")
     network, x = load_network(tmp_path / "mixture.safetensors"), torch.rand(1, 3, 16, 16)
     assert isinstance(network, NAFMixture)

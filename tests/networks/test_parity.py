@@ -1,4 +1,4 @@
-"""The published network, number by number."""
+"""Compares the network with the published one, number by number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def golden(reference: Path) -> dict[str, Tensor]:
 
 @pytest.fixture
 def network(golden: dict[str, Tensor], tmp_path: Path) -> MoCEIR:
-    """Read as a user would: published names from a file."""
+    """Load the network from a file with the published names, as a user would."""
     published = {name.removeprefix("weight/"): x for name, x in golden.items() if name.startswith("weight/")}
     save_file(published, tmp_path / "published.safetensors")
     return load_network(tmp_path / "published.safetensors")

@@ -25,7 +25,7 @@ def test_untrained_network_returns_its_input() -> None:
 
 
 def test_regression(make_network: Make) -> None:
-    """Guards the mathematics where the published network's golden data is not at hand."""
+    """Detects changes of the output when the published network's golden data is unavailable."""
     fixture = load_file(Path(__file__).parents[1] / "fixtures" / "regression.safetensors")
     restoration = make_network().restore_and_route(fixture["input"])
     torch.testing.assert_close(restoration.image, fixture["output"], atol=1e-4, rtol=0)

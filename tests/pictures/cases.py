@@ -1,4 +1,4 @@
-"""Picture files of every kind that people have, in miniature, with what they mean; written by others' encoders."""
+"""Small picture files of all common kinds, written by independent encoders, with their expected values."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ HEIGHT, WIDTH = 24, 36
 
 
 class Case(NamedTuple):
-    """A file, and what is to come out when nothing is restored."""
+    """A file, and the expected output of a network that changes nothing."""
 
     name: str
-    """With the suffix of its format."""
+    """Name of the file, with the suffix of its format."""
     data: bytes
     colours: np.ndarray
     """(H, W, 3) in [0, 1]."""
     alpha: np.ndarray | None
     """(H, W) in [0, 1]."""
     bits: int
-    """Of the values that come out."""
+    """Type of the output's values."""
     psnr: float
-    """dB at least between what the source means and what came out."""
+    """Minimum PSNR in dB between the source's expected values and the output."""
 
 
 def colours() -> np.ndarray:
-    """(H, W, 3) in [0, 1]: smooth, with every channel different, and none symmetric."""
+    """Return smooth colours (H, W, 3) in [0, 1], with a different, asymmetric pattern in each channel."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     down, across = rows / (HEIGHT - 1), columns / (WIDTH - 1)
     return np.stack([across, 0.2 + 0.6 * down**2, 0.9 - 0.7 * across * down], axis=-1)
 
 
 def alpha() -> np.ndarray:
-    """(H, W) in [0, 1], with both ends in it."""
+    """Return values (H, W) in [0, 1] that include both 0 and 1."""
     return np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
 
 
@@ -52,7 +52,7 @@ def grey() -> np.ndarray:
 
 
 def rounded(values: np.ndarray, bits: int) -> np.ndarray:
-    """As integers of so many bits."""
+    """Convert values in [0, 1] to integers with the given number of bits."""
     return np.rint(values * (2**bits - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
@@ -73,7 +73,7 @@ def three(values: np.ndarray) -> np.ndarray:
 
 
 def icc(red: tuple, green: tuple, blue: tuple, gamma: float) -> bytes:
-    """A profile (ICC.1:2001-04) of three colours' XYZ at D50 and a gamma."""
+    """Build a profile (ICC.1:2001-04) from the XYZ of three primaries at D50 and a gamma."""
 
     def xyz(values: tuple) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
@@ -106,7 +106,7 @@ PROFILES = {
 
 
 def exif(orientation: int = 1, order: str = "<") -> bytes:
-    """An Exif block with a camera, an orientation, an exposure and a place."""
+    """Build an Exif block with a camera, an orientation, an exposure and a location."""
     about = Image.Exif()
     about.endian = order
     about[0x010F], about[0x0110] = "Camera & Co", "Model 1"
@@ -134,7 +134,7 @@ def with_exif_chunk(png: bytes, block: bytes) -> bytes:
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """What must be stored so that a viewer that minds the orientation shows ``values``: its inverse."""
+    """Invert the orientation, so that a viewer that applies it to the result shows ``values``."""
     ways: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda v: v,
         2: np.fliplr,
@@ -185,7 +185,7 @@ def jpeg_cases() -> Iterator[Case]:
         yield Case(f"{name}.jpg", pillow(rgb, "JPEG", quality=95, **options), colours(), None, 8, 32)
     cmyk = rgb.convert("CMYK")
     yield Case("cmyk.jpg", pillow(cmyk, "JPEG", quality=95), colours(), None, 8, 32)
-    inks = 255 - np.asarray(cmyk)  # Adobe's way: inverted
+    inks = 255 - np.asarray(cmyk)  # Adobe stores inverted inks
     ycck = imagecodecs.jpeg8_encode(np.ascontiguousarray(inks), 95, colorspace="CMYK", outcolorspace="YCCK")
     yield Case("ycck.jpg", bytes(ycck), colours(), None, 8, 32)
     yield Case("jpeg called.png", pillow(rgb, "JPEG", quality=95), colours(), None, 8, 32)
@@ -298,7 +298,7 @@ def orientation_cases() -> Iterator[Case]:
 
 
 def profile_cases() -> Iterator[tuple[str, str, bytes]]:
-    """Suffix, profile, and a file that has it."""
+    """Yield suffix, profile, and a file with that profile."""
     exact, deep = rounded(colours(), 8), rounded(colours(), 16)
     image = Image.fromarray(exact)
     for name, profile in PROFILES.items():
@@ -321,7 +321,7 @@ def _jp2(values: np.ndarray, profile: bytes) -> bytes:
 
 
 def lab(values: np.ndarray, profile: bytes) -> np.ndarray:
-    """CIE L*a*b* of uint8 (H, W, 3), by LittleCMS."""
+    """Convert uint8 (H, W, 3) to CIE L*a*b* with LittleCMS."""
     space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     image = ImageCms.profileToProfile(Image.fromarray(values), space, ImageCms.createProfile("LAB"), outputMode="LAB")
     assert image is not None
@@ -330,7 +330,7 @@ def lab(values: np.ndarray, profile: bytes) -> np.ndarray:
 
 
 def jpegxl_cases() -> Iterator[Case]:
-    """For which a package must be installed."""
+    """Yield files that need an optional package."""
     import pyjpegxl
 
     for bits in (8, 16):
@@ -345,7 +345,7 @@ def jpegxl_cases() -> Iterator[Case]:
 
 
 def refused_cases() -> Iterator[tuple[str, bytes, str]]:
-    """Name, content, and a part of the message."""
+    """Yield name, content, and a fragment of the expected message."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     whole = {

@@ -29,7 +29,7 @@ def test_grey_deep_and_transparent_pictures_become_8_bit_rgb(tmp_path: Path) -> 
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path, photograph: np.ndarray) -> None:
-    """As Pillow converts it, which knows no colour profiles either."""
+    """The result equals that of Pillow, which also ignores colour profiles."""
     Image.fromarray(photograph).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.mode == "CMYK"
@@ -96,7 +96,7 @@ def test_unknown_formats_are_refused(tmp_path: Path) -> None:
         write_image(tmp_path / "a.psd", np.zeros((2, 2, 3), np.uint8))
 
 
-def test_finding_is_recursive_sorted_and_blind_to_hidden_files(tmp_path: Path) -> None:
+def test_finding_is_recursive_and_sorted_and_skips_hidden_files(tmp_path: Path) -> None:
     for name in ("b.PNG", "a/c.jpeg", ".d.png", ".git/e.png", "f.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""What goes in comes out: every kind of file through the restorer, with a network that changes nothing."""
+"""Restores every kind of file with a network that changes nothing; the output must equal the input."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ SOME_NAMES = {"greya8", "greya16", "rgba16", "premultiplied-u1", "premultiplied-
 
 @pytest.fixture(scope="module")
 def identity() -> Restorer:
-    """A network's output is zero before it is trained, so that it restores what it is given."""
+    """Return a restorer with an untrained network, whose correction is zero, so that it returns its input."""
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
     return Restorer(network, mac_budget=None)
 
 
 def look(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.dtype]:
-    """Colours (H, W, 3) and alpha (H, W) in [0, 1], and the type of the values: by other readers than ours."""
+    """Read colours (H, W, 3) and alpha (H, W) in [0, 1], and the type of the values, with independent readers."""
     if path.suffix == ".tif":
         with tifffile.TiffFile(path) as file:
             values, extra = file.asarray(), [int(kind) for kind in file.pages[0].extrasamples]
@@ -84,7 +84,7 @@ def look(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.dtype]:
 
 
 def report_depth(case: Case) -> str:
-    """The type of a case's values."""
+    """Return the type of a case's values."""
     kind = case.name.split("-")[-1].split(".")[0]
     return str(np.dtype(kind)) if kind in ("u1", "u2", "f4") else f"uint{case.bits}"
 
@@ -106,7 +106,7 @@ class Restored(NamedTuple):
 
 @pytest.fixture(scope="module")
 def restored(identity: Restorer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bytes], Restored]:
-    """What becomes of a file of the table; once, because two tests look at it."""
+    """Restore each file of the table once, because two tests check the result."""
     folder = tmp_path_factory.mktemp("table")
     (folder / "in").mkdir()
     made: dict[str, Restored] = {}
@@ -122,7 +122,7 @@ def restored(identity: Restorer, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_every_kind_of_file_means_what_it_meant(restored: Callable[[str, bytes], Restored], case: Case) -> None:
+def test_every_kind_of_file_keeps_its_values(restored: Callable[[str, bytes], Restored], case: Case) -> None:
     _, target, report = restored(case.name, case.data)
     assert (report.height, report.width, report.frames) == (HEIGHT, WIDTH, 1)
     shades, alpha, dtype = look(target)
@@ -165,7 +165,7 @@ def test_every_kind_becomes_every_other(identity: Restorer, tmp_path: Path, case
 
 @pytest.mark.parametrize(("suffix", "name", "data"), [pytest.param(*c, id=f"{c[1]}{c[0]}") for c in profile_cases()])
 def test_profiles_are_kept(identity: Restorer, tmp_path: Path, suffix: str, name: str, data: bytes) -> None:
-    """As another reader finds them; ΔE76 against the source by LittleCMS."""
+    """An independent reader finds the profiles; LittleCMS gives ΔE76 against the source."""
     (tmp_path / f"in{suffix}").write_bytes(data)
     quality = 100 if suffix in (".jpg", ".avif") else None  # otherwise what these formats lose is measured
     identity.restore_file(tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", quality=quality)
@@ -192,7 +192,7 @@ def test_what_cannot_be_restored_is_refused_by_name(
     assert capfd.readouterr().err == ""  # no library says anything without the file's name
 
 
-#: Groups and tags of exiftool's that are about how pixels are stored, not about the picture.
+#: Groups and tags of exiftool that describe the storage of pixels, not the picture.
 _STORED = {
     "Adobe", "Composite", "ExifTool", "File", "ItemList", "JFIF", "Meta", "PNG", "QuickTime", "RIFF", "SourceFile",
     "System",
@@ -207,7 +207,7 @@ _STRUCTURE = {
 
 
 def tags(*paths: Path) -> dict[str, dict[str, object]]:
-    """What exiftool finds in files, but for how they are stored; by their names."""
+    """Return the metadata that exiftool finds in files, by file name, except tags about storage."""
     command = ["exiftool", "-json", "-G1", "-n", *map(str, paths)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return {
@@ -221,7 +221,7 @@ def tags(*paths: Path) -> dict[str, dict[str, object]]:
 
 
 def described(suffix: str, *, orientation: int = 1, order: str = "<") -> bytes:
-    """A picture with Exif, XMP, a profile and a resolution, as the format has them."""
+    """Write a picture with Exif, XMP, a profile and a resolution, as far as the format supports them."""
     image = Image.fromarray(rounded(colours(), 8))
     block, profile = exif(orientation, order), PROFILES["AdobeRGB"]
     options: dict = {"exif": b"Exif\0\0" + block, "icc_profile": profile, "xmp": XMP}
@@ -375,7 +375,7 @@ def test_an_mpo_is_its_first_picture_and_says_so(identity: Restorer, tmp_path: P
 
 
 def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path) -> None:
-    """A gradient of a few levels of 8 bits, through a network that does something."""
+    """A network with random weights restores a gradient that spans a few 8-bit levels."""
     ramp = np.linspace(20000, 24000, 256).round().astype(np.uint16)
     cv2.imwrite(str(tmp_path / "in.png"), np.dstack([np.tile(ramp, (32, 1))] * 3))
     restorer = Restorer(load_pretrained())
@@ -437,7 +437,7 @@ def test_jpeg_xl(identity: Restorer, tmp_path: Path) -> None:
 
 
 def negative() -> bytes:
-    """A camera's raw file (DNG 1.4) of a grey ramp."""
+    """Write a camera's raw file (DNG 1.4) that shows a grey ramp."""
     ramp = np.tile(np.linspace(4000, 44000, 96).astype(np.uint16), (64, 1))
     matrix = (0.6722, -0.0635, -0.0963, -0.4287, 1.2460, 0.2028, -0.0908, 0.2162, 0.5668)
     tags = [
@@ -482,7 +482,7 @@ def test_what_an_extra_would_read_says_so(identity: Restorer, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp", ".avif", ".jp2"])
-def test_damaged_exif_does_not_cost_the_picture(identity: Restorer, tmp_path: Path, suffix: str) -> None:
+def test_a_picture_with_damaged_exif_is_restored(identity: Restorer, tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rounded(colours(), 8))
     for index in range(12):
@@ -495,7 +495,7 @@ def test_damaged_exif_does_not_cost_the_picture(identity: Restorer, tmp_path: Pa
         assert {report.height, report.width} == {HEIGHT, WIDTH}
 
 
-def test_a_damaged_chunk_does_not_cost_the_picture(
+def test_a_picture_with_a_damaged_chunk_is_restored(
     identity: Restorer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = bytearray(described(".png"))

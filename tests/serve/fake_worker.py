@@ -1,4 +1,4 @@
-"""A worker that starts at once and does what a job says: sleep, die, not listen."""
+"""A worker that starts at once and obeys its job: it sleeps, exits, or ignores messages."""
 
 from __future__ import annotations
 

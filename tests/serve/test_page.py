@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, driven by Playwright."""
+"""Tests the page in a real browser: Debian's Chromium, controlled by Playwright."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, just opened; whatever its scripts complain of fails the test."""
+    """Open the page; any error in its scripts fails the test."""
     yield from opened(browser, server)
 
 
@@ -164,7 +164,7 @@ def test_two_at_once(browser: Any, server: Server, page: Any, file: Path) -> Non
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_a_phone(browser: Any, server: Server, scheme: str) -> None:
-    """Nothing is wider than the screen, and what is to be touched is large enough."""
+    """Nothing is wider than the screen, and touch targets are large enough."""
     phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
     context = browser.new_context(**phone, has_touch=True, is_mobile=True, device_scale_factor=2)
     page = context.new_page()
@@ -195,7 +195,7 @@ def test_by_keyboard_alone(page: Any) -> None:
 
 
 def test_the_server_is_started_again(server: Server, page: Any, file: Path, tmp_path: Path) -> None:
-    """The last test, because the others' server ends."""
+    """This is the last test, because it ends the server that the others use."""
     give(page, "picture.png", file.read_bytes())
     expect(page.locator("#name")).to_contain_text("80×60")
     server.end()

@@ -1,4 +1,4 @@
-"""Workers that die, hang and come back, and those who wait for them."""
+"""Tests workers that die, hang and are replaced, and the jobs that wait for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_pool(test: Callable[[Pool], Awaitable[None]], **arguments: Any) -> None
     asyncio.run(run())
 
 
-def test_jobs_are_done_in_the_order_of_their_coming() -> None:
+def test_jobs_run_in_the_order_of_their_arrival() -> None:
     async def test(pool: Pool) -> None:
         assert pool.about == {"settings": {"a": 1}}
         large = bytes(range(256)) * 20_000
@@ -77,7 +77,7 @@ def test_a_worker_that_dies_takes_one_job_with_it() -> None:
     with_pool(test)
 
 
-def test_one_that_dies_with_nothing_to_do_is_replaced() -> None:
+def test_an_idle_worker_that_dies_is_replaced() -> None:
     async def test(pool: Pool) -> None:
         first = pool.processes[0]
         first.kill()
@@ -89,7 +89,7 @@ def test_one_that_dies_with_nothing_to_do_is_replaced() -> None:
     with_pool(test)
 
 
-def test_what_takes_too_long_is_stopped_and_the_worker_goes_on() -> None:
+def test_a_job_that_takes_too_long_is_stopped_and_the_worker_continues() -> None:
     async def test(pool: Pool) -> None:
         with pytest.raises(TookTooLong):
             await pool.run("restore", {"sleep": 30}, b"")
@@ -99,7 +99,7 @@ def test_what_takes_too_long_is_stopped_and_the_worker_goes_on() -> None:
     with_pool(test, timeout=0.2)
 
 
-def test_one_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_GRACE", 0.2)
 
     async def test(pool: Pool) -> None:

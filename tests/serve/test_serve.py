@@ -1,4 +1,4 @@
-"""``moceir serve`` as programs use it: what it answers, what it refuses, and what it survives."""
+"""Tests ``moceir serve`` as programs use it: its responses, the requests that it rejects, and its robustness."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_queries_are_read_once_and_strictly() -> None:
 
 
 def test_broken_and_hostile_files(client: httpx.Client, server: Server) -> None:
-    """Everything that the readers refuse, and whatever broke one of them once."""
+    """The service rejects every file that the readers reject, and every file that once broke a reader."""
     workers = [worker.pid for worker in server.workers]
     tried = 0
     for name, data, message in refused_cases():
@@ -168,7 +168,7 @@ def test_too_large_an_upload(client: httpx.Client, server: Server) -> None:
         assert raw.recv(99).startswith(b"HTTP/1.1 413")
 
 
-def test_what_else_is_refused(client: httpx.Client, file: Path) -> None:
+def test_other_bad_requests_are_rejected(client: httpx.Client, file: Path) -> None:
     assert client.get("/restore").status_code == 405
     for path in (
         "/../pyproject.toml",
@@ -212,7 +212,7 @@ def test_health_and_metrics(client: httpx.Client, file: Path) -> None:
     assert "somebody" not in text
 
 
-def test_those_who_come_when_all_places_are_taken(client: httpx.Client, server: Server, file: Path) -> None:
+def test_requests_beyond_the_queue_are_rejected(client: httpx.Client, server: Server, file: Path) -> None:
     (worker,) = server.workers
     worker.suspend()  # so that the first takes as long as this test
     data = file.read_bytes()
@@ -229,7 +229,7 @@ def test_those_who_come_when_all_places_are_taken(client: httpx.Client, server: 
         assert [future.result().status_code for future in accepted] == [200, 200]
 
 
-def test_nobody_waits_for_a_client_that_is_gone(client: httpx.Client, server: Server, file: Path) -> None:
+def test_the_queue_does_not_wait_for_a_client_that_is_gone(client: httpx.Client, server: Server, file: Path) -> None:
     (worker,) = server.workers
     data = file.read_bytes()
     worker.suspend()
@@ -290,7 +290,7 @@ def test_a_request_to_end_is_followed_when_all_is_answered(tmp_path: Path, file:
 
 
 def test_nothing_is_left_of_a_server_that_is_killed(server: Server) -> None:
-    """The last test: neither its worker, nor a file of all that it was given before."""
+    """This is the last test. Neither the worker nor a file from earlier requests remains."""
     (worker,) = server.workers
     server.end()
     wait_until(lambda: not worker.is_running() or worker.status() == "zombie")
