@@ -43,7 +43,7 @@ SMALL = {"num_blocks": (1, 1), "num_decoder_blocks": (2,), "num_heads": (1, 2), 
 
 
 @pytest.mark.parametrize("arguments", [{"num_experts": 3, "topk": 2}, {"expert_kind": "window"}, {"dim": 4}])
-def test_costs_known_from_shapes_are_what_fvcore_counts(report: Complexity, arguments: dict[str, object]) -> None:
+def test_costs_from_shapes_equal_the_count_of_fvcore(report: Complexity, arguments: dict[str, object]) -> None:
     network = MoCEIR(**SMALL, **arguments)
     for counted, costs in [(count_macs(network), network.route_costs), (report, MoCEIR().route_costs)]:
         assert (
@@ -58,7 +58,7 @@ def test_costs_known_from_shapes_are_what_fvcore_counts(report: Complexity, argu
 @pytest.mark.parametrize(
     ("size", "kind", "expert"), [((72, 104), "spectral", 3), ((61, 50), "spectral", 0), ((61, 50), "window", 3)]
 )
-def test_other_sizes_are_what_a_direct_count_gives(size: tuple[int, int], kind: str, expert: int) -> None:
+def test_other_sizes_equal_a_direct_count(size: tuple[int, int], kind: str, expert: int) -> None:
     network = MoCEIR(**SMALL, expert_kind=kind).eval()
     report = count_macs(network, size)
 
@@ -74,7 +74,7 @@ def test_other_sizes_are_what_a_direct_count_gives(size: tuple[int, int], kind: 
     operators = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     total = report.forced(expert) + report.routing
     assert total.conv_matmul == sum(macs for name, macs in operators.items() if name in _CONV_MATMUL)
-    # Sizes computed while tracing count as element-wise work of one element.
+    # Sizes that are computed while tracing count as element-wise operations on one element.
     assert total.full == pytest.approx(sum(operators.values()), abs=200)
 
 

@@ -51,7 +51,7 @@ def closure(requirements: Iterable[str]) -> Iterator[str]:
         seen.add(name)
         try:
             todo += [name_of(one) for one in requires(name) or [] if "extra ==" not in one]
-        except PackageNotFoundError:  # for another platform
+        except PackageNotFoundError:  # the dependency is for another platform
             continue
     yield from seen
 
@@ -80,7 +80,7 @@ def test_a_slim_installation_restores(slim: str, tmp_path: Path, photograph: np.
     assert "left out 1 .heic: b.heic; HEIC needs pillow_heif: pip install 'moceir[heic]'" in done.stderr
 
 
-def test_what_needs_an_extra_says_which(slim: str, tmp_path: Path) -> None:
+def test_features_that_need_an_extra_name_it(slim: str, tmp_path: Path) -> None:
     code = f"""{slim}
 import moceir.cli.main
 commands = (
@@ -134,7 +134,7 @@ def test_importing_moceir_loads_no_extra() -> None:
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_extras_that_are_named_exist() -> None:
+def test_named_extras_exist() -> None:
     """Check the code and the documents."""
     root = Path(__file__).parents[1]
     files = [

@@ -32,9 +32,7 @@ def test_tallies_add_up(make_network: Callable[..., MoCEIR]) -> None:
     assert one.gmacs() == pytest.approx((2 * cheap + 2 * dear) / 4)
 
 
-def test_what_is_observed_is_what_the_network_did(
-    make_network: Callable[..., MoCEIR], pictures: inspection.PairSet
-) -> None:
+def test_observations_match_the_network(make_network: Callable[..., MoCEIR], pictures: inspection.PairSet) -> None:
     network = make_network()
     seen = observe(network, pictures, TASKS)
     assert len(seen) == 2 * len(pictures.pairs)

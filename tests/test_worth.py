@@ -38,9 +38,9 @@ def samples() -> list[Sample]:
 
 
 def test_a_block_that_adds_nothing_is_worth_nothing() -> None:
-    network = NAFNet(**SMALL).eval()  # its gains are zero
+    network = NAFNet(**SMALL).eval()  # all gains are zero
     torch.nn.init.normal_(network.output.weight, std=0.01)
-    network.encoder[0][0].gain2.data[:] = 1  # but for one
+    network.encoder[0][0].gain2.data[:] = 1  # except this one
     found = {one.change: one for one in account(network, samples())}
     assert list(found) == ["without encoder.0.0", "without latent.0", "without decoder.0.0"]
     first, *others = found.values()

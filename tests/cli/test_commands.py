@@ -94,7 +94,7 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
     gaussian, poisson = json.loads((tmp_path / "new" / "s.json").read_text())
     assert gaussian["task"] == "gaussian_10"
     assert gaussian["degraded_psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=0.1)
-    assert gaussian["psnr"] == pytest.approx(gaussian["degraded_psnr"], abs=0.2)  # but clamped
+    assert gaussian["psnr"] == pytest.approx(gaussian["degraded_psnr"], abs=0.2)  # differs only by clamping
     assert poisson["task"] == "poisson_100"
     assert gaussian["gmacs"] <= 30
     assert len(gaussian["experts"]) == 7
@@ -120,10 +120,10 @@ def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_
     scores = json.loads((tmp_path / "s.json").read_text())
     assert len(scores) == 2 * 11
     by_task = {score["task"]: score for score in scores}
-    assert by_task["clean"]["psnr"] > 100  # dB: left alone
-    assert by_task["clean"]["filtered_psnr"] < 60  # by the network, not by the filter
+    assert by_task["clean"]["psnr"] > 100  # dB; the picture is unchanged
+    assert by_task["clean"]["filtered_psnr"] < 60  # the filter changes it, the network does not
     noisy, stored = by_task["gaussian_25"], by_task["gaussian_25_8bit"]
-    assert 0 < stored["degraded_psnr"] - noisy["degraded_psnr"] < 3  # clipped noise is less
+    assert 0 < stored["degraded_psnr"] - noisy["degraded_psnr"] < 3  # clipping reduces the noise
 
 
 def test_demo_improves_the_photograph(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_check_lists_the_datasets(tree: Path) -> None:
     status, output = prepare("check", tree, "--crop", 64)
-    assert status == 1, "the miniature datasets are not whole"
+    assert status == 1, "the miniature datasets are incomplete"
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in output.splitlines() if line.startswith("│")}
     assert {name: cells[0].strip() for name, cells in rows.items()} == {
         "BSD400": "4", "WED": "4", "SIDD": "9", "NIND": "5", "PolyU": "6", "GoPro": "4", "REDS_blur": "6",
@@ -46,10 +46,10 @@ def test_check_names_a_missing_dataset(tmp_path: Path) -> None:
         prepare("check", tmp_path, "--data", "nothing")
 
 
-def test_tiles_are_what_training_would_cut_and_a_killed_command_is_completed(tree: Path, tmp_path: Path) -> None:
+def test_tiles_equal_those_of_training_and_a_killed_command_is_completed(tree: Path, tmp_path: Path) -> None:
     before = snapshot(tree)
     assert prepare("tile", tree, "-o", tmp_path)[0] == 0
-    assert snapshot(tree) == before, "the source stays as it is"
+    assert snapshot(tree) == before, "the source is unchanged"
     source = load_sources("sidd", [])["SIDD"]
     native, tiled = source.find(source.locate(tree)), source.find(source.locate(tmp_path))
     assert tiled.folder == tmp_path / "SIDD_Medium_Srgb"
@@ -63,7 +63,7 @@ def test_tiles_are_what_training_would_cut_and_a_killed_command_is_completed(tre
     whole = snapshot(tmp_path)
     lost = list(tmp_path.rglob("*-003.png"))
     assert len(lost) == 2
-    for path in lost:  # as if the command had been killed before it
+    for path in lost:  # simulate a kill before these files
         path.unlink()
     assert prepare("tile", tree, "-o", tmp_path)[0] == 0
     after = snapshot(tmp_path)
@@ -72,7 +72,7 @@ def test_tiles_are_what_training_would_cut_and_a_killed_command_is_completed(tre
     assert {name: after[name] for name in kept} == {name: whole[name] for name in kept}
 
 
-def test_gopro_is_tiled_when_told_how(tree: Path, tmp_path: Path) -> None:
+def test_gopro_is_tiled_with_explicit_sizes(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="GoPro is not tiled unless you say how: --size 512 --stride 384"):
         prepare("tile", tree, "-o", tmp_path, "--data", "gopro")
     assert prepare("tile", tree, "-o", tmp_path, "--data", "gopro", "--size", 64, "--stride", 48)[0] == 0
@@ -87,7 +87,7 @@ def test_nothing_is_written_into_the_source(tree: Path) -> None:
             prepare(command, tree, "-o", tree / "packed")
 
 
-def test_what_is_packed_is_found_again(tree: Path, tmp_path: Path) -> None:
+def test_packed_datasets_are_found_again(tree: Path, tmp_path: Path) -> None:
     status, output = prepare("pack", tree, "-o", tmp_path, "--data", "denoise")
     assert status == 0
     assert f"PolyU: 6 pictures in {tmp_path / 'PolyU'}" in output

@@ -84,7 +84,7 @@ def test_noise_is_stronger_where_there_is_more_of_it_on_the_sensor() -> None:
     assert np.allclose(np.diff(np.log(deviations)), np.log(2), atol=0.25), "shot noise grows with the root"
 
 
-def test_each_step_does_what_it_says() -> None:
+def test_each_step_has_its_effect() -> None:
     """On grey, colour noise, luma noise and grain size are separable."""
     flat = np.full((3, 128, 128), 0.4, np.float32)
     off = {"chroma_blur_probability": 0.0, "luma_smoothing_probability": 0.0, "sharpening_probability": 0.0}

@@ -108,14 +108,14 @@ def test_a_restarted_epoch_continues_at_the_same_batch(tree: Path, workers: int)
     whole += batches
 
     resumed = make(tree, f"data.num_workers={workers}")
-    resumed.load_state_dict(state)  # before the data is set up, as Lightning does it
+    resumed.load_state_dict(state)  # Lightning restores the state before setup
     resumed.setup("fit")
     again = resumed.train_dataloader()
     again.sampler.set_epoch(1)
     assert len(again) == len(whole)
     assert equal(list(again), whole[3:])
     again.sampler.set_epoch(2)
-    assert len(list(again)) == len(whole), "the next epoch is whole"
+    assert len(list(again)) == len(whole), "the next epoch is complete"
 
 
 def test_ranks_share_an_epoch(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,7 +262,7 @@ def test_jpeg_quality_and_grid_are_drawn(photograph: np.ndarray) -> None:
     assert max(errors) < 1.5 * min(errors), "the grid moves, the picture does not"
 
 
-def test_jpeg_keeps_colour_as_it_is_told(photograph: np.ndarray) -> None:
+def test_jpeg_uses_the_given_chroma_sampling(photograph: np.ndarray) -> None:
     def error_of_colour(*chroma: str) -> float:
         degraded, _ = Jpeg(quality=[95, 95], chroma=chroma)(photograph, np.random.default_rng(0))
         return float(np.square((degraded - photograph) - (degraded - photograph).mean(axis=0)).mean())
@@ -346,7 +346,7 @@ def test_an_empty_chain_leaves_pictures_clean(photograph: np.ndarray) -> None:
     assert np.array_equal(degraded, photograph)
 
 
-def test_digitised_clips_and_rounds_as_told(photograph: np.ndarray) -> None:
+def test_digitised_clips_and_rounds_by_its_arguments(photograph: np.ndarray) -> None:
     noise = GaussianNoise(sigmas=[50])
     raw, _ = noise(photograph, np.random.default_rng(0))
     assert raw.min() < 0

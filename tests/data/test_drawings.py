@@ -24,7 +24,7 @@ def test_a_drawing_depends_on_its_number_alone(drawings: list[np.ndarray]) -> No
     assert len({drawing.tobytes() for drawing in drawings}) > 110
 
 
-def test_there_is_something_of_everything(drawings: list[np.ndarray]) -> None:
+def test_drawings_have_all_kinds_of_content(drawings: list[np.ndarray]) -> None:
     colours = [np.unique(drawing.reshape(-1, 3), axis=0) for drawing in drawings]
     assert sum(len(every) == 1 for every in colours) >= 3, "flat"
     assert sum(len(every) > 200 for every in colours) >= 20, "gradients and smooth edges"

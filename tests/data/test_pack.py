@@ -26,7 +26,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def test_what_is_packed_is_what_was_there(tree: Path, tmp_path: Path) -> None:
+def test_packed_pictures_equal_the_originals(tree: Path, tmp_path: Path) -> None:
     pairs = sidd(tree)
     write(pairs, tmp_path)
     assert len(files(tmp_path)) == 3, "squares of 1.5 MiB a pair, files of 4"

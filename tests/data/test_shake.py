@@ -63,7 +63,7 @@ def test_turn_and_zoom_move_what_is_far_from_the_middle() -> None:
         assert (down >= 4 > across) if "turn" in still else (across >= 4 > down)
 
 
-def test_what_is_constant_stays() -> None:
+def test_constant_pictures_do_not_change() -> None:
     for gamma in (1, 2.2):
         for level in (0.0, 0.3, 1.0):
             flat = np.full((3, 70, 80), level, np.float32)

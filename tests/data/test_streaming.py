@@ -132,7 +132,7 @@ def test_samples_do_not_depend_on_the_number_of_workers(streamed: Path) -> None:
     assert contents(epoch(module(streamed), 4)) != expected
 
 
-def test_workers_that_stay_are_told_the_epoch(streamed: Path) -> None:
+def test_persistent_workers_get_the_epoch(streamed: Path) -> None:
     loader = module(streamed, "data.num_workers=2").train_dataloader()
     seen = []
     for number in (0, 5, 0):
@@ -158,7 +158,7 @@ def test_ranks_share_an_epoch_evenly(streamed: Path, monkeypatch: pytest.MonkeyP
             ranks.append(epoch(data))
         assert {len(batches) for batches in ranks} == {18 // 4}, "they share each batch"
         together = sum((contents(batches) for batches in ranks), Counter())
-        assert together <= whole, "none comes twice"
+        assert together <= whole, "no sample appears twice"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -294,7 +294,7 @@ def damage(folder: Path, what: str) -> None:
         for member in members.values():
             data[member.offset : member.offset + 8] = b"999999999"[
                 :8
-            ]  # another key; and the sum of the header is wrong
+            ]  # another key, and a wrong checksum of the header
     else:
         member = members[what]
         data[member.offset_data + member.size // 2] ^= 1
@@ -316,7 +316,7 @@ def test_a_damaged_sample_ends_the_run_or_is_named_and_left_out(
     assert "left out (data.skip_broken=true)" in caplog.text
     names = Counter(name for batch in batches for name in batch.names)
     whole = Counter(name for batch in epoch(module(streamed)) for name in batch.names)
-    assert len(whole - names) == (1 if what != "header" else 2), "everything else comes"
+    assert len(whole - names) == (1 if what != "header" else 2), "all other samples appear"
 
     status = CliRunner().invoke(app, ["prepare", "check", str(tmp_path), "--data", "denoise", *PACK])
     assert status.exit_code == 1
@@ -333,7 +333,7 @@ def test_a_run_that_leaves_out_is_resumed_as_it_was(streamed: Path, tmp_path: Pa
             assert torch.equal(ours.degraded, expected.degraded)
 
 
-def test_check_finds_whole_shards_whole(streamed: Path) -> None:
+def test_check_accepts_intact_shards(streamed: Path) -> None:
     expected = ["--set", "data.sets.BSD400.expected=4", "--set", "data.sets.PolyU.expected=4"]
     status = CliRunner().invoke(app, ["prepare", "check", str(streamed), "--data", "denoise", *PACK, *expected])
     assert status.exit_code == 0, status.output
@@ -405,7 +405,7 @@ def test_a_failing_server_is_retried_or_reported(
         assert waits == ([] if status == 404 else [0.01, 0.02, 0.03])
 
 
-def test_a_shard_that_is_not_there_is_named_at_once(streamed: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_named_without_retries(streamed: Path, tmp_path: Path) -> None:
     shutil.copytree(streamed, tmp_path, dirs_exist_ok=True)
     for file in tmp_path.glob("PolyU-train-*"):
         file.unlink()
@@ -427,7 +427,7 @@ def test_a_missing_webdataset_is_explained(tree: Path, tmp_path: Path, monkeypat
         pack(tree, tmp_path)
 
 
-def test_what_is_missing_is_explained(streamed: Path, tmp_path: Path) -> None:
+def test_missing_data_are_explained(streamed: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"index\.json: no readable index of shards .*--format webdataset` writes one"):
         module(tmp_path)
     with pytest.raises(ValueError, match=r"the index does not list WED; .*data\.allow_missing=true"):

@@ -83,10 +83,10 @@ def prepare(folder: Path) -> dict[str, str]:
     shutil.copy(ROOT / "moceir" / "weights" / "moce_ir_30g.safetensors", folder / "network.safetensors")
     make_native_tree(folder / "tree")
     for path in (folder / "tree").rglob("*.*"):
-        if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the crop
+        if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the size of the crop
             write_image(path, small.repeat(2, axis=0).repeat(2, axis=1))
     large, tree = photograph.repeat(2, axis=0).repeat(2, axis=1), folder / "tree"
-    for number in range(10):  # as many as are held out, and more
+    for number in range(10):  # more than are held out
         write_image(tree / "BSD400" / f"more_{number}.png", large)
         for kind in ("mean", "real"):
             write_image(tree / "PolyU" / "CroppedImages" / f"Camera{number}_5_160_3200_more_1_{kind}.JPG", large)
@@ -120,7 +120,7 @@ def command(shown: Shown, places: dict[str, str]) -> tuple[str | None, str]:
         if pairs or "data=photographs" in line or line.startswith("moceir evaluate"):
             line = line.replace("FOLDER", "pairs" if pairs else "photographs")
         quick = QUICK.replace("debug=quick", "trainer=cpu trainer.max_epochs=1 data.batch_size=4") if pairs else QUICK
-        if pairs:  # of the network whose weights it starts from
+        if pairs:  # use the network of the initial weights
             quick = " ".join(word for word in quick.split() if not word.startswith("network."))
         name = re.search(r"stage=(stage\d)", line)
         line += f" {quick} paths.runs=runs" + (f" name={name[1]}" if name else "")

@@ -22,13 +22,13 @@ COMMANDS = typer.main.get_command(app).commands
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_there_are_commands() -> None:
+def test_pages_show_commands() -> None:
     assert len(blocks()) >= 50
     assert len(in_lines()) > 20
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=lambda shown: f"{shown.page}: {shown.line[:60]}")
-def test_it_can_be_parsed(shown: Shown) -> None:
+def test_commands_can_be_parsed(shown: Shown) -> None:
     if shown.overrides is not None:
         check_overrides(shown.overrides)
     for words in _parts(shown.words):
@@ -40,7 +40,7 @@ def check(words: list[str]) -> None:
         group, rest = COMMANDS[words[1]], words[2:]
         if hasattr(group, "commands") and rest:
             group, rest = group.commands[rest[0]], rest[1:]
-        if rest:  # a mere name in a sentence has none of what it needs
+        if rest:  # a command's name alone in a sentence has no arguments to parse
             group.make_context(words[1], [word for word in rest if word not in ("<", ">")])
     elif words[0] == "make" and words[1] != "-C":
         assert words[1] in TARGETS

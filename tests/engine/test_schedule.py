@@ -50,7 +50,7 @@ def same(network: UNet, x: torch.Tensor, experts: torch.Tensor | None = None, **
         assert torch.allclose(one.importance.double(), other.importance, atol=1e-4)
 
 
-def test_it_gives_what_the_published_network_gives(reference: Path) -> None:
+def test_the_engine_equals_the_published_network(reference: Path) -> None:
     path = reference / "golden" / "moce_ir_30g.safetensors"
     golden = safetensors.torch.load_file(path)
     published = {name.removeprefix("weight/"): t for name, t in golden.items() if name.startswith("weight/")}
@@ -182,7 +182,7 @@ class Inline:
 
 
 @pytest.mark.parametrize("expert", [0, 3])
-def test_what_runs_costs_no_more_than_the_network(expert: int) -> None:
+def test_the_engine_costs_no_more_than_the_network(expert: int) -> None:
     """At the reference size, folds save more than the rows that neighbouring strips both compute; torch counts both."""
     network = MoCEIR()
     engine = Engine(network)
@@ -222,7 +222,7 @@ def _routes(engine: Engine, x: torch.Tensor) -> torch.Tensor:
     return torch.stack([routing.experts for routing in engine.restore_and_route(x).routings])
 
 
-def test_it_keeps_its_own_weights(make_network: Make) -> None:
+def test_the_engine_keeps_its_own_weights(make_network: Make) -> None:
     network = make_network(**SMALL)
     engine = Engine(network)
     x = pictures(1, 40, 40)

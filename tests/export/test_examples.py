@@ -44,7 +44,7 @@ def test_python(photograph: np.ndarray, tmp_path: Path) -> None:
     assert run.stdout.startswith("MoCEIR, moceir ")
     expected = moceir.Restorer(network, threads=1).restore(photograph)
     assert largest_step(tmp_path / "restored.png", expected) <= 1
-    assert np.abs(expected.astype(int) - photograph).max() > 1  # it is something else than the input
+    assert np.abs(expected.astype(int) - photograph).max() > 1  # the output differs from the input
 
 
 def test_cpp(photograph: np.ndarray, tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ def by_openvino(model: openvino.Model) -> Callable[[Tensor], Tensor]:
 
 
 def difference(run: Callable[[Tensor], Tensor], network: UNet, x: Tensor, route: str = "routed") -> float:
-    """From the network in double precision, relative to the largest value, which random weights make more than 1.
+    """Return the difference from the network in double precision, relative to the largest value.
 
-    In single precision a network of random weights is itself further from that than the exported ones are.
+    With random weights, the largest value exceeds 1. In single precision, such a network itself differs more from the
+    reference than the exported models do.
     """
     experts = parse_route(route, network)
     with torch.no_grad():
@@ -70,7 +71,7 @@ def routed() -> tuple[UNet, onnx.ModelProto]:
     network = randomise(moceir.MoCEIR(**SMALL)).eval()  # type: ignore[arg-type]
     block = network.decoder[0][0]  # type: ignore[index]
     router, last = block.moce.router, network.frequency.mlp[2]
-    with torch.no_grad():  # so that pictures differ in what they take: their mean logits are taken off
+    with torch.no_grad():  # subtract the mean logits, so that pictures take different experts
         router.frequency.weight.zero_()
         logits = [network.restore_and_route(pictures(1, 33, 50, seed)).routings[0].logits[0] for seed in range(8)]
         last.weight.zero_()
@@ -87,13 +88,13 @@ def test_a_routed_network_takes_its_own_experts(routed: tuple[UNet, onnx.ModelPr
         x = pictures(1, 33, 50, seed)
         taken.add(network.restore_and_route(x).route.item())
         assert difference(run, network, x) < 1e-5
-    assert len(taken) > 1  # else the choice would prove nothing
+    assert len(taken) > 1  # otherwise, the test would prove nothing
 
 
 def test_the_mixture_takes_its_own_expert() -> None:
     network = randomise(moceir.NAFMixture(dim=4, num_blocks=(1, 1), num_decoder_blocks=(1,), widths=(0.5, 1, 1))).eval()
     last = network.latent[0].mlp[-1]
-    with torch.no_grad():  # so that pictures differ in what they take
+    with torch.no_grad():  # make pictures take different experts
         logits = [network.restore_and_route(pictures(1, 33, 50, seed)).routings[0].logits[0] for seed in range(8)]
         last.bias.sub_(torch.stack(logits).mean(0))
     run, fixed = by_onnx(to_onnx(network)), by_onnx(to_onnx(network, route="2"))
@@ -189,7 +190,7 @@ def test_bad_input_is_named(
     assert message in str(run.exception)
 
 
-def test_what_cannot_be_written_is_named() -> None:
+def test_networks_that_cannot_be_exported_are_named() -> None:
     class Odd(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
             return torch.special.erfcx(super().forward(x))
@@ -209,5 +210,5 @@ def test_no_decision_of_one_size_gets_into_a_model_for_all() -> None:
     network.embed = Deciding(3, 4, 3, padding=1)
     with pytest.raises(ValueError, match="decides by the picture's size"):
         to_onnx(network)
-    network.double()  # parameters that were there are float32 in the model all the same
+    network.double()  # the model still stores existing parameters as float32
     assert difference(by_onnx(to_onnx(network, size=(20, 20))), network, pictures(1, 20, 20)) < 1e-5

@@ -72,7 +72,7 @@ def test_convolutions_of_8_bits(network: moceir.MoCEIR) -> None:
     assert np.abs(run(model, x) - run(eight, x)).max() > 0
 
 
-def test_what_is_lost_is_measured_by_task(network: moceir.MoCEIR) -> None:
+def test_the_loss_is_measured_by_task(network: moceir.MoCEIR) -> None:
     model = to_onnx(network, route="0", size=(32, 32))
     clean = pictures(1, 32, 32).numpy()
     (same,) = measure(model, model, [(clean, clean, "a task")])

@@ -149,7 +149,7 @@ def test_pictures_that_need_too_much_memory_are_named(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_what_cannot_be_written_is_found_before_computing(
+def test_unwritable_targets_are_found_before_computing(
     photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restorer = Restorer(MoCEIR())
@@ -299,7 +299,7 @@ def test_a_list_names_pictures_and_their_places(album: Path, tmp_path: Path, mon
         plan(["@nowhere.txt"], tmp_path / "out")
 
 
-def test_what_others_write_stays_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_files_of_other_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 

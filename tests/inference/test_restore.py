@@ -24,7 +24,8 @@ def test_restoring_is_network_then_rounding_then_the_filter_if_asked(
     with torch.inference_mode():
         restored = (network(x)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     plain = Restorer(network, mac_budget=None).restore(photograph)
-    assert np.abs(plain.astype(int) - restored).max() <= 1  # what lies between two levels may be rounded either way
+    # Values halfway between two levels may be rounded either way.
+    assert np.abs(plain.astype(int) - restored).max() <= 1
     assert (plain != restored).mean() < 1e-3
     filtered = Restorer(network, mac_budget=None, post_filter=True).restore(photograph)
     expected = cv2.bilateralFilter(np.ascontiguousarray(plain), d=3, sigmaColor=10, sigmaSpace=10)
@@ -77,7 +78,7 @@ def test_grey_stays_grey(make_network: Make, photograph: np.ndarray) -> None:
     assert np.array_equal(restored[..., 0], restored[..., 2])
     assert np.array_equal(restorer.restore(grey), restored[..., 0])
     coloured = restorer.engine.restore_and_route(torch.from_numpy(three).permute(2, 0, 1)[None].float() / 255).image
-    assert coloured.std(dim=1).max() > 0.01  # which this network, left alone, would not do
+    assert coloured.std(dim=1).max() > 0.01  # without the rule for grey, this network adds colour
     projected = (coloured.mean(dim=1)[0].clamp(0, 1) * 255).round().numpy()
     assert np.abs(projected - restored[..., 0]).max() <= 1
 
@@ -108,7 +109,7 @@ def test_strength_blends(make_network: Make, photograph: np.ndarray) -> None:
     whole = Restorer(network, mac_budget=None).restore(image)
     assert np.array_equal(Restorer(network, mac_budget=None, strength=0).restore(image), image)
     half = Restorer(network, mac_budget=None, strength=0.5).restore(image)
-    inside = (whole > 0) & (whole < 1)  # and not clamped
+    inside = (whole > 0) & (whole < 1)  # exclude clamped values
     assert np.abs(half - (image + whole) / 2)[inside].max() < 1e-5
     with pytest.raises(ValueError, match=r"strength of 1\.5: it must be from 0 to 1"):
         Restorer(network, strength=1.5)
@@ -119,7 +120,7 @@ def test_texture_puts_lines_back_but_not_noise() -> None:
     clean = np.full((64, 64), 0.5, np.float32)
     clean[32] = 0.9
     noisy = clean + rng.normal(0, 0.02, clean.shape).astype(np.float32)
-    flat = np.full_like(clean, 0.5)  # what a network that loses the line makes of it
+    flat = np.full_like(clean, 0.5)  # the output of a network that loses the line
     back = put_back(flat, noisy, 1.0)
     assert np.abs(back[32] - 0.9).mean() < 0.15
     away = np.abs(np.arange(64) - 32) > 16
@@ -155,6 +156,6 @@ def test_a_network_without_routing_restores_files(tmp_path: Path, photograph: np
     network = NAFNet(dim=4, num_blocks=(1, 1, 1), num_decoder_blocks=(1, 1)).eval()
     write_image(tmp_path / "in.png", photograph)
     report = Restorer(network, tile=tile).restore_file(tmp_path / "in.png", tmp_path / "out.png")
-    assert np.array_equal(read_image(tmp_path / "out.png"), photograph)  # untrained, it changes nothing
+    assert np.array_equal(read_image(tmp_path / "out.png"), photograph)  # an untrained network changes nothing
     assert report.experts == []
     assert report.gmacs == pytest.approx(network.route_costs.base / 1e9)

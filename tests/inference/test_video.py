@@ -101,13 +101,13 @@ def test_ten_bits_stay_ten_bits(identity: Restorer, tmp_path: Path) -> None:
 
 
 def test_the_codec_is_kept(identity: Restorer, tmp_path: Path) -> None:
-    make_clip(tmp_path / "in.mp4", codec="libsvtav1", frames=5)  # which a decoder of another name reads
+    make_clip(tmp_path / "in.mp4", codec="libsvtav1", frames=5)  # its decoder has another name
     restore_video(identity, tmp_path / "in.mp4", tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as clip:
         assert clip.streams.video[0].codec_context.codec.canonical_name == "av1"
 
 
-def test_what_the_container_cannot_hold_is_found_before_computing(
+def test_unsupported_containers_are_found_before_computing(
     identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "restore_pixels", lambda *_, **__: pytest.fail("computed"))
@@ -203,7 +203,7 @@ def test_a_killed_run_continues_after_the_last_complete_segment(
         return restore(*arguments, experts=experts, **options)
 
     monkeypatch.setattr(identity, "restore_pixels", watched)
-    remove_leftovers(target.parent)  # as every run over files does
+    remove_leftovers(target.parent)  # every run over files does this
     restore_video(identity, tmp_path / "in.mp4", target)
     assert len(routes) == 24 - done
     assert not any(routes)

@@ -178,7 +178,7 @@ def test_sizes_that_the_tensors_do_not_have_are_refused_at_once(make_network: Ma
     network = make_network()
     metadata = {"format": "moceir", "config": json.dumps({**network.config, **SIZES[size]})}
     save_file(network.state_dict(), tmp_path / "a.safetensors", metadata)
-    load_pretrained()  # what is imported once
+    load_pretrained()  # imports all modules before the measurement
     before, start = peak_memory(), time.perf_counter()
     one_line(tmp_path / "a.safetensors", "does not hold a whole MoCE-IR network: ")
     assert time.perf_counter() - start < 5, "a second, where nothing else runs"
@@ -252,7 +252,7 @@ def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pyte
     shutil.copytree(folder, tmp_path / "weights")
     file = tmp_path / "weights" / "moce_ir_30g.safetensors"
     content = bytearray(file.read_bytes())
-    content[-1] ^= 1  # the last weight, a little
+    content[-1] ^= 1  # changes the last weight a little
     file.write_bytes(content)
     monkeypatch.setattr(weights.resources, "files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):

@@ -203,7 +203,7 @@ def test_perceptual_loss_trains_pictures_and_nothing_else() -> None:
     assert loss.double().get_buffer("network.weight1").dtype == torch.float64, "it moves like a module"
 
 
-def test_weights_that_cannot_be_had_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_weights_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("no network")
 

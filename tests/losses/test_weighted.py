@@ -95,7 +95,7 @@ def test_a_new_term_is_a_function_and_a_line(restoration: Restoration) -> None:
     assert float(total) > 2 * float(terms["huber"])
 
 
-def test_what_a_term_lacks_is_known_before_training() -> None:
+def test_missing_requirements_of_a_term_are_reported_before_training() -> None:
     with pytest.raises(Exception, match="no such file"):
         build("loss", ["loss.terms.perceptual.weights=nothing.pth"])
 

@@ -31,12 +31,12 @@ def test_channel_attention_is_its_definition() -> None:
         torch.testing.assert_close(one, expected[:1])
 
 
-def test_sums_of_strips_that_share_queries_are_those_of_the_whole() -> None:
+def test_sums_of_strips_that_share_queries_equal_those_of_the_whole() -> None:
     query, key = torch.randn(2, 1, 8, 9, 6, dtype=torch.float64)
     whole = Gram.of(query, key, 2)
     parts = []
     for top, bottom in ((0, 3), (3, 5), (5, 9)):
-        # A strip's own contribution to the queries of its rows and of those next to it; here, half of each neighbour's.
+        # Each strip contributes to the queries of its own rows and of adjacent rows; here, half of each neighbour's.
         rows = slice(max(0, top - 1), min(9, bottom + 1))
         own = torch.zeros_like(query)
         own[:, :, top:bottom] = query[:, :, top:bottom]

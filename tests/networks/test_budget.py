@@ -53,7 +53,7 @@ def test_selection_is_the_best_greedy_choice_that_fits(topk: int) -> None:
         picked = select_experts(scores, topk, LayerBudget(costs, torch.tensor([ceiling])))[0].tolist()
 
         expected: list[int] = []
-        for _ in range(topk):  # the best expert with which some whole choice fits
+        for _ in range(topk):  # the best expert with which a complete choice fits the budget
             possible = [
                 set(choice)
                 for choice in itertools.combinations(range(5), topk)
@@ -90,7 +90,7 @@ def test_an_improbable_expert_still_works_when_the_budget_leaves_no_other(make_n
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if ".router." in name:
-                weight[0], weight[1:] = -1000.0, 1000.0  # logits hundreds apart, whatever the signs
+                weight[0], weight[1:] = -1000.0, 1000.0  # logits differ by hundreds, for all signs
     torch.testing.assert_close(network(x, experts=cheapest), expected, atol=1e-3, rtol=0)
 
 

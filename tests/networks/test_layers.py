@@ -30,7 +30,7 @@ def test_a_wide_convolution_has_the_gradients_of_a_plain_one(size: tuple[int, in
 @pytest.mark.parametrize(
     "layer", [pointwise(6, 4, bias=True), depthwise(6, 3, bias=True), Convolution(6, 4, 2, stride=2)]
 )
-def test_inference_computes_what_training_does(layer: Convolution, activation: str) -> None:
+def test_inference_equals_training(layer: Convolution, activation: str) -> None:
     x = torch.randn(1, 6, 80, 100)  # large enough for oneDNN's kernels
     expected = layer(x, activation=activation)
     with torch.inference_mode():
@@ -39,9 +39,9 @@ def test_inference_computes_what_training_does(layer: Convolution, activation: s
 
 @pytest.mark.parametrize("kernel", [3, 7])
 @pytest.mark.parametrize(("top", "bottom"), [(0, 4), (1, 5), (2, 9), (5, 12), (0, 12)])
-def test_a_strip_with_its_halo_gives_the_rows_of_the_whole(kernel: int, top: int, bottom: int) -> None:
+def test_a_strip_with_its_halo_equals_the_rows_of_the_whole(kernel: int, top: int, bottom: int) -> None:
     layer, x = depthwise(3, kernel, bias=True), torch.randn(1, 3, 12, 5)
-    reach = layer.reach + 1  # more than it needs
+    reach = layer.reach + 1  # one row more than the layer needs
     halo = Halo(min(reach, top), min(reach, 12 - bottom))
     left = halo.after(layer.reach)
     result = layer(x[:, :, top - halo.above : bottom + halo.below], halo)

@@ -73,7 +73,7 @@ def test_every_expert_count_and_kind_trains(make_network: Make, kind: str, num_e
     restoration = network.restore_and_route(torch.rand(num_experts, 3, 40, 33), experts=every)
     (F.l1_loss(restoration.image, torch.rand(num_experts, 3, 40, 33)) + restoration.balance_loss).backward()
     silent = {name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
-    # LayerNorm over one channel leaves nothing of a spectral product, over two little more than its sign.
+    # LayerNorm over one channel removes the spectral product; over two channels, it keeps little more than its sign.
     low_rank = {
         f"{name}.mixer."
         for name, module in network.named_modules()

@@ -63,7 +63,7 @@ def look(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.dtype]:
         values, extra = imagecodecs.jpegxl_decode(path.read_bytes()), []
     elif path.suffix in (".png", ".jp2") or (path.suffix == ".avif" and b"pixi\0\0\0\0\3\x08" not in path.read_bytes()):
         values, extra = cv2.imread(str(path), cv2.IMREAD_UNCHANGED), []
-        if values is None:  # a JPEG 2000 of grey with alpha, which OpenCV does not take
+        if values is None:  # OpenCV cannot read a JPEG 2000 of grey with alpha
             values = imagecodecs.jpeg2k_decode(path.read_bytes())
         elif values.ndim == 3:
             values = values[..., [2, 1, 0, 3][: values.shape[2]]]
@@ -133,7 +133,7 @@ def test_every_kind_of_file_keeps_its_values(restored: Callable[[str, bytes], Re
     else:
         assert alpha is not None
         assert psnr(alpha, case.alpha) >= min(case.psnr, 50)
-        if "premultiplied" in case.name or case.name == "clear.gif":  # these keep no colour where nothing is seen
+        if "premultiplied" in case.name or case.name == "clear.gif":  # these lose the colour of transparent pixels
             seen = case.alpha > 0.5
     assert psnr(shades[seen], case.colours[seen]) >= case.psnr
     if case.bits > 8 and case.psnr == 50:
@@ -167,20 +167,21 @@ def test_every_kind_becomes_every_other(identity: Restorer, tmp_path: Path, case
 def test_profiles_are_kept(identity: Restorer, tmp_path: Path, suffix: str, name: str, data: bytes) -> None:
     """An independent reader finds the profiles; LittleCMS gives ΔE76 against the source."""
     (tmp_path / f"in{suffix}").write_bytes(data)
-    quality = 100 if suffix in (".jpg", ".avif") else None  # otherwise what these formats lose is measured
+    quality = 100 if suffix in (".jpg", ".avif") else None  # lower qualities would measure the loss of compression
     identity.restore_file(tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", quality=quality)
-    if suffix == ".jp2":  # whose profiles Pillow does not read
+    if suffix == ".jp2":  # Pillow does not read its profiles
         assert PROFILES[name] in (tmp_path / "out.jp2").read_bytes()
     else:
         with Image.open(tmp_path / f"out{suffix}") as image:
             assert image.info["icc_profile"] == PROFILES[name]
     before, after = (rounded(look(tmp_path / f"{place}{suffix}")[0], 8) for place in ("in", "out"))
     differences = lab(after, PROFILES[name]) - lab(before, PROFILES[name])
-    assert np.sqrt((differences**2).sum(axis=-1)).mean() <= (1.5 if suffix == ".avif" else 1)  # one more of 8-bit YCbCr
+    # The 8-bit YCbCr of AVIF rounds once more.
+    assert np.sqrt((differences**2).sum(axis=-1)).mean() <= (1.5 if suffix == ".avif" else 1)
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [pytest.param(*c, id=c[0]) for c in refused_cases()])
-def test_what_cannot_be_restored_is_refused_by_name(
+def test_unsupported_files_are_rejected_by_name(
     identity: Restorer, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, data: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
@@ -256,7 +257,7 @@ def test_the_metadata_of_the_whole_table(restored: Callable[[str, bytes], Restor
             for tag, value in found.items()
             if after[name].get(tag) != value
         }
-    assert different == {"bigtiff.tif: IFD0:Software": ("tifffile.py", None)}  # which is said
+    assert different == {"bigtiff.tif: IFD0:Software": ("tifffile.py", None)}  # a warning reports it
     assert sum(map(len, before.values())) > 900
 
 
@@ -275,7 +276,7 @@ def test_metadata_is_kept_tag_by_tag(identity: Restorer, tmp_path: Path, source:
     assert before["ExifIFD:ISO"] == 800
     assert before["GPS:GPSLatitudeRef"] == "N"
     missing = {tag: value for tag, value in before.items() if after.get(tag) != value}
-    if source != target:  # each has a place of its own for the resolution, which another test looks at
+    if source != target:  # formats store the resolution differently; another test checks it
         missing = {tag: value for tag, value in missing.items() if "Resolution" not in tag and "pHYs" not in tag}
     assert not missing
 
@@ -352,7 +353,7 @@ def test_several_pictures_do_not_become_one(identity: Restorer, tmp_path: Path) 
         identity.restore_file(tmp_path / "in.gif", tmp_path / "out.jpg")
 
 
-def test_what_a_format_cannot_hold_is_said(identity: Restorer, tmp_path: Path) -> None:
+def test_metadata_that_a_format_cannot_hold_is_reported(identity: Restorer, tmp_path: Path) -> None:
     deep = rounded(np.dstack([colours(), colours()[..., 0]]), 16)
     (tmp_path / "in.tif").write_bytes(tiff(deep, photometric="rgb", extrasamples=["unassalpha"]))
     report = identity.restore_file(tmp_path / "in.tif", tmp_path / "out.jpg")
@@ -420,7 +421,7 @@ def test_jpeg_xl(identity: Restorer, tmp_path: Path) -> None:
     wide = pillow(Image.fromarray(rounded(colours(), 8)), "PNG", icc_profile=PROFILES["AdobeRGB"])
     (tmp_path / "in.png").write_bytes(wide)
     moving = "/woYQMEAAopLAggCoggAAGwASxiLFcIRMm8F+i8QAwAHabMtPIjLqQKgExQACCIAACBAAIgSAEQASxiLFVJcuk/21R1AVApwpxQ="
-    (tmp_path / "moving.jxl").write_bytes(base64.b64decode(moving))  # two frames, by libjxl's cjxl
+    (tmp_path / "moving.jxl").write_bytes(base64.b64decode(moving))  # two frames, encoded by libjxl's cjxl
     (tmp_path / "cut.jxl").write_bytes(light[: len(light) // 2])
     for source, message in {
         "in.png": r"out\.jxl: JPEG XL is written in sRGB only",
@@ -474,7 +475,7 @@ def test_camera_raw_is_not_taken_for_its_preview(identity: Restorer, tmp_path: P
         identity.restore_file(tmp_path / "in.tif", tmp_path / "out.tif")
 
 
-def test_what_an_extra_would_read_says_so(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_need_an_extra_name_it(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
     with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pillow_heif: pip install 'moceir\[heic\]'"):

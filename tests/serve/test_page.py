@@ -86,7 +86,7 @@ def test_upload_restore_compare_zoom_and_download(page: Any, file: Path) -> None
     page.mouse.move(box["x"] + 2, middle[1])
     page.mouse.up()
     expect(divider).to_have_attribute("aria-valuenow", "0")
-    page.keyboard.down("b")  # held: before, all over
+    page.keyboard.down("b")  # while held, the whole view shows the degraded picture
     expect(divider).to_have_attribute("aria-valuenow", "100")
     page.keyboard.up("b")
 
@@ -97,7 +97,7 @@ def test_upload_restore_compare_zoom_and_download(page: Any, file: Path) -> None
     page.mouse.wheel(0, -2000)
     page.wait_for_timeout(100)
     closer = zoom(page)
-    assert closer == 1600  # and not more
+    assert closer == 1600  # the maximum zoom
     place = page.locator("#after").evaluate("image => image.style.transform")
     page.mouse.down()
     page.mouse.move(middle[0] - 60, middle[1] - 40)
@@ -124,12 +124,12 @@ def test_a_picture_is_made_worse_and_restored_again(page: Any, file: Path) -> No
     result = restored(page)
     expect(result).to_contain_text("PSNR")
     first = page.locator("#after").get_attribute("src")
-    page.get_by_label("Strength").fill("0.5")  # followed at once
+    page.get_by_label("Strength").fill("0.5")  # takes effect at once
     expect(page.locator("#after")).not_to_have_attribute("src", first)
     page.locator("summary").click()
     page.get_by_label("Experts", exact=True).select_option("3")
     expect(page.locator("#route-text")).to_contain_text("3, 3, 3, 3, 3, 3, 3")
-    page.get_by_label("File", exact=True).select_option("tif")  # which the browser does not show
+    page.get_by_label("File", exact=True).select_option("tif")  # the browser cannot show it
     expect(result).to_contain_text("TIF, uint8")
     expect(page.locator("#after")).to_have_js_property("naturalWidth", 80)
 

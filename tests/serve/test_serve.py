@@ -114,7 +114,7 @@ def test_degraded_pictures(client: httpx.Client, file: Path, photograph: np.ndar
     assert client.post("/degrade?strength=0", content=file.read_bytes()).status_code == 400
 
 
-def test_amounts_are_what_they_say(photograph: np.ndarray) -> None:
+def test_amounts_have_the_stated_strength(photograph: np.ndarray) -> None:
     grey = np.full((200, 300), 128, np.uint8)
     for pixels in (grey, np.dstack([grey] * 3), grey.astype(np.uint16) * 257, grey.astype(np.float32) / 255):
         clean = Picture(pixels=pixels, depth=pixels.dtype, bits=pixels.dtype.itemsize * 8)
@@ -160,10 +160,10 @@ def test_broken_and_hostile_files(client: httpx.Client, server: Server) -> None:
 
 def test_too_large_an_upload(client: httpx.Client, server: Server) -> None:
     assert client.post("/restore", content=bytes(1_000_001)).status_code == 413
-    chunks = (bytes(100_000) for _ in range(11))  # of no declared length
+    chunks = (bytes(100_000) for _ in range(11))  # without a declared length
     assert client.post("/restore", content=chunks).status_code == 413
     assert client.post("/restore", content=b"").status_code == 422
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # one that waits for a word, as curl does
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:  # like curl, it waits for 100 Continue
         raw.sendall(b"POST /restore HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9999999999\r\n\r\n")
         assert raw.recv(99).startswith(b"HTTP/1.1 413")
 
@@ -214,7 +214,7 @@ def test_health_and_metrics(client: httpx.Client, file: Path) -> None:
 
 def test_requests_beyond_the_queue_are_rejected(client: httpx.Client, server: Server, file: Path) -> None:
     (worker,) = server.workers
-    worker.suspend()  # so that the first takes as long as this test
+    worker.suspend()  # so that the first request lasts as long as this test
     data = file.read_bytes()
     with ThreadPoolExecutor(2) as threads:
         try:
@@ -248,7 +248,8 @@ def test_the_queue_does_not_wait_for_a_client_that_is_gone(client: httpx.Client,
 def test_a_worker_that_is_killed_takes_one_picture_with_it(client: httpx.Client, server: Server, file: Path) -> None:
     (worker,) = server.workers
     score = Path(f"/proc/{worker.pid}/oom_score_adj")
-    assert not score.exists() or score.read_text() == "1000\n"  # the kernel ends it rather than the server
+    # When memory runs out, the kernel must kill a worker rather than the server.
+    assert not score.exists() or score.read_text() == "1000\n"
     worker.suspend()
     with ThreadPoolExecutor(1) as threads:
         lost = threads.submit(client.post, "/restore", content=file.read_bytes())
@@ -258,7 +259,7 @@ def test_a_worker_that_is_killed_takes_one_picture_with_it(client: httpx.Client,
         assert lost.result().status_code == 500
         assert "perhaps for lack of memory" in lost.result().json()["error"]
     assert client.get("/").status_code == 200
-    assert client.post("/restore", content=file.read_bytes()).status_code == 200  # by another, when it is ready
+    assert client.post("/restore", content=file.read_bytes()).status_code == 200  # a new worker answers
 
 
 def test_a_port_is_taken_once(tmp_path: Path, server: Server) -> None:

@@ -167,7 +167,7 @@ def test_the_newest_intact_checkpoint_is_resumed(tmp_path: Path, caplog: pytest.
     assert f"continuing from {last[1].with_name('last.previous.ckpt')}" in caplog.text
     last[1].with_name("last.previous.ckpt").unlink()
     assert unfinished(tmp_path, "release") == last[0]
-    (last[0].parents[1] / "network.safetensors").touch()  # that one finished
+    (last[0].parents[1] / "network.safetensors").touch()  # mark that run as finished
     assert unfinished(tmp_path, "release") is None
 
 

@@ -106,13 +106,13 @@ def start_together(output: Path, *arguments: object) -> list[int]:
 
     def train(rank: int) -> None:
         os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        warnings.simplefilter("default")  # as for a user
+        warnings.simplefilter("default")  # the default for users
         train_command(*arguments, "trainer=ddp")
 
     return [start(partial(train, rank), output.with_suffix(f".{rank}.txt")) for rank in range(2)]
 
 
-def test_processes_that_are_told_to_end_together_are_resumed_exactly(photographs: Path, tmp_path: Path) -> None:
+def test_processes_that_get_a_signal_together_are_resumed_exactly(photographs: Path, tmp_path: Path) -> None:
     fast = [*FAST, f"data.root={photographs}", "data.sets.photographs.repeat=8", "optimizer.lr=5e-3"]
     whole, ended = (f"hydra.run.dir={tmp_path / name}" for name in ("whole", "ended"))
     undisturbed = start_together(tmp_path / "whole", *fast, whole)
@@ -149,7 +149,7 @@ def test_one_process_killed_ends_the_others(photographs: Path, tmp_path: Path) -
     arguments += ["callbacks.last.minutes=60", "trainer.log_every_n_steps=1"]
 
     def train() -> None:
-        # Lightning starts the other process, by the name of this one's program.
+        # Lightning starts the other process with this program's name.
         sys.modules["__main__"].__spec__ = find_spec("moceir.cli.train")
         train_command(*arguments)
 

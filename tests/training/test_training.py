@@ -176,7 +176,7 @@ def test_wrong_starts_are_explained(tmp_path: Path) -> None:
 def test_without_data_the_packaged_photographs_are_used_and_it_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(tmp_path, "data.root=null", data=[])  # as in a first run
+    run(tmp_path, "data.root=null", data=[])  # as in a user's first run
     assert "NO DATA FOLDER GIVEN: training on the few photographs that scikit-image ships" in caplog.text
 
 
