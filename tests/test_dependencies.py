@@ -28,7 +28,7 @@ MAY_USE = {
     "inspection": {"networks", "data", "extras"},
     "worth": {"networks", "data"},
     "inference": {"networks", "engine", "data", "pictures", "extras"},
-    "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "inference", "extras"},
+    "training": {"networks", "cores", "data", "pictures", "losses", "inspection", "worth", "inference", "extras"},
     "serve": {"networks", "engine", "data", "pictures", "inference"},
     "cli": {
         *("extras", "export", "networks", "engine", "cores", "data", "pictures", "inference", "training", "serve"),
