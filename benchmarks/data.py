@@ -31,7 +31,7 @@ from moceir.data.pack import find_packed, write_pack
 from moceir.data.pairs import Pair
 from moceir.data.samples import sample_photographs
 from moceir.data.sources import MatchedFiles
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 PAIRS = 48
 SIDE = 512
@@ -41,16 +41,18 @@ CROP = 128
 def make_pairs(folder: Path) -> dict[str, list[Pair]]:
     """The same pairs of real photographs as PNG, as JPEG and packed."""
     rng = np.random.default_rng(0)
-    photographs = [image for image in map(read_image, sample_photographs()) if min(image.shape[:2]) >= SIDE // 2]
+    photographs = [
+        picture for picture in map(read_picture, sample_photographs()) if min(picture.shape[:2]) >= SIDE // 2
+    ]
     for number in range(PAIRS):
-        image = photographs[number % len(photographs)]
-        enlarged = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+        picture = photographs[number % len(photographs)]
+        enlarged = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
         top, left = (int(rng.integers(side - SIDE + 1)) for side in enlarged.shape[:2])
         clean = enlarged[top : top + SIDE, left : left + SIDE]
         noisy = (clean + rng.normal(0, 10, clean.shape)).clip(0, 255).astype(np.uint8)
         for suffix in ("png", "jpg"):
-            write_image(folder / suffix / "clean" / f"{number}.{suffix}", clean)
-            write_image(folder / suffix / "degraded" / f"{number}.{suffix}", noisy)
+            write_picture(folder / suffix / "clean" / f"{number}.{suffix}", clean)
+            write_picture(folder / suffix / "degraded" / f"{number}.{suffix}", noisy)
     source = MatchedFiles(folders=["."], degraded="degraded/{path}", clean="clean/{path}")
     formats = {suffix: source.find(folder / suffix).pairs for suffix in ("png", "jpg")}
     write_pack(formats["png"], folder / "pack", shard_mib=256, workers=2, description="packing")

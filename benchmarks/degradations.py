@@ -25,7 +25,7 @@ from moceir.data.degradations import CameraNoise, Degradation
 from moceir.data.drawings import Drawing
 from moceir.data.pictures import Window
 from moceir.data.samples import sample_photographs
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 CROP = 128
 LAGS = (1, 2, 3, 4)
@@ -78,7 +78,7 @@ def polyu_pairs(reference: Path, *, every: int) -> Iterator[tuple[np.ndarray, np
     pairs = source.split(source.find(reference / "data" / "train" / "PolyU").pairs)["train"]
     middle = Window(128, 128, 256, 256)
     for pair in pairs[::every]:
-        clean, noisy = (middle.of(image).astype(np.float32) / 255 for image in pair.open() if image is not None)
+        clean, noisy = (middle.of(picture).astype(np.float32) / 255 for picture in pair.open() if picture is not None)
         yield clean, noisy
 
 
@@ -136,8 +136,8 @@ def draw_noise(real: Sequence[Noise], modelled: Sequence[Noise], white: Sequence
 def speed(degradation: Degradation, crops: int) -> None:
     """Processor milliseconds a crop, by what was done, as a table."""
     side = CROP + 2 * degradation.margin
-    pictures = [read_image(path) for path in sample_photographs()]
-    pictures = [image[-side:, -side:].transpose(2, 0, 1).astype(np.float32) / 255 for image in pictures]
+    pictures = [read_picture(path) for path in sample_photographs()]
+    pictures = [picture[-side:, -side:].transpose(2, 0, 1).astype(np.float32) / 255 for picture in pictures]
     rng, spent = np.random.default_rng(0), defaultdict(list)
     for number in range(crops):
         start = time.process_time()
@@ -156,11 +156,11 @@ def contact_sheet(degradation: Degradation, path: Path) -> None:
     """Rows of crops as training sees them, each with its task, and of drawings."""
     rng, rows = np.random.default_rng(2), []
     side = CROP + 2 * degradation.margin
-    for image in [read_image(path) for path in sample_photographs()[:3]]:
+    for picture in [read_picture(path) for path in sample_photographs()[:3]]:
         row = []
         for _ in range(8):
-            top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
-            crop = image[top : top + side, left : left + side].transpose(2, 0, 1).astype(np.float32) / 255
+            top, left = (int(rng.integers(length - side + 1)) for length in picture.shape[:2])
+            crop = picture[top : top + side, left : left + side].transpose(2, 0, 1).astype(np.float32) / 255
             degraded, task = degradation(crop, rng)
             inner = degraded[:, degradation.margin :, degradation.margin :][:, :CROP, :CROP]
             shown = np.ascontiguousarray((inner.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
@@ -170,7 +170,7 @@ def contact_sheet(degradation: Degradation, path: Path) -> None:
         rows.append(row)
     rows += [[Drawing(number, CROP).open() for number in range(first, first + 8)] for first in (0, 8)]
     framed = [[np.pad(tile, ((0, 3), (0, 3), (0, 0)), constant_values=255) for tile in row] for row in rows]
-    write_image(path, np.vstack([np.hstack(row) for row in framed]))
+    write_picture(path, np.vstack([np.hstack(row) for row in framed]))
 
 
 def main() -> None:

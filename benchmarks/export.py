@@ -22,7 +22,7 @@ from moceir.engine.schedule import Engine
 from moceir.export.onnx import parse_route, to_onnx
 from moceir.export.openvino import to_openvino
 from moceir.networks.unet import UNet
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 
 def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -32,7 +32,7 @@ def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> d
     choice = None if not experts else torch.tensor(experts)[:, None]
     engine = Engine(network, threads=threads)
     found: dict[str, Callable[[], np.ndarray]] = {
-        "engine": lambda: engine.restore_and_route(torch.from_numpy(x), experts=choice).image.numpy()
+        "engine": lambda: engine.restore_and_route(torch.from_numpy(x), experts=choice).restored.numpy()
     }
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -52,7 +52,7 @@ def parity() -> None:
     """Print the largest difference from the network, for the routed model, each expert in all layers, and each size."""
     network = moceir.load_pretrained()
     network.mac_budget = 30
-    photographs = [read_image(path) for path in sample_photographs()]
+    photographs = [read_picture(path) for path in sample_photographs()]
     rng = np.random.default_rng(0)
     for route in ("routed", *(",".join([str(expert)] * network.num_layers) for expert in range(network.num_experts))):
         experts = parse_route(route, network)

@@ -20,7 +20,7 @@ import moceir
 from moceir.data.drawings import Drawing
 from moceir.data.samples import sample_photographs
 from moceir.inference.weights import SHIPPED, load_weights
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 SIDE = 192
 FIRST_DRAWING = 1_000_000
@@ -55,7 +55,7 @@ def main() -> None:
         drawn.append(psnr(restorer.restore(picture), picture))
     casts, clean = [], []
     for path in sample_photographs():
-        photograph = read_image(path)
+        photograph = read_picture(path)
         clean.append(psnr(restorer.restore(photograph), photograph))
         grey = np.repeat(cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
         restored = restorer.restore(grey).astype(int)

@@ -21,7 +21,7 @@ import psutil
 
 from moceir.data.samples import sample_photographs
 from moceir.inference.folder import Journal
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 RESTORE = [sys.executable, "-m", "moceir", "restore"]
 PREDICT = [sys.executable, "-m", "moceir.cli.predict", "trainer.accelerator=cpu"]
@@ -29,13 +29,13 @@ PREDICT = [sys.executable, "-m", "moceir.cli.predict", "trainer.accelerator=cpu"
 
 def make(folder: Path, count: int, side: int) -> None:
     """Noisy squares of the sample photographs."""
-    photographs = [read_image(path) for path in sample_photographs()]
+    photographs = [read_picture(path) for path in sample_photographs()]
     rng = np.random.default_rng(0)
     for index in range(count):
         photograph = photographs[index % len(photographs)]
         top, left = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
         noisy = photograph[top : top + side, left : left + side] + rng.normal(0, 25, (side, side, 3))
-        write_image(folder / f"{index % 10}" / f"{index:06d}.png", noisy.clip(0, 255).round().astype(np.uint8))
+        write_picture(folder / f"{index % 10}" / f"{index:06d}.png", noisy.clip(0, 255).round().astype(np.uint8))
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -72,7 +72,7 @@ def main() -> None:
     engine, dncnn = Engine(load_pretrained()), DnCNN(options.cdncnn)
     engine.mac_budget = 30.0
     peers: dict[str, Callable[[Tensor], Tensor]] = {
-        "moceir, ≤ 30 G": lambda x: engine.restore_and_route(x).image,
+        "moceir, ≤ 30 G": lambda x: engine.restore_and_route(x).restored,
         "CDnCNN-B": dncnn,
     }
 

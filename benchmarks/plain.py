@@ -1,4 +1,4 @@
-"""The plain form of the network, for comparison: NCHW memory, normalisation by reshaping, experts image by image."""
+"""The plain form of the network, for comparison: NCHW memory, normalisation by reshaping, one picture at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def normalise(norm: layers.ChannelNorm, x: Tensor) -> Tensor:
 
 
 def mix(moce: blocks.MoCE, x: Tensor, shared: Tensor, routing: Routing, _: Halo) -> Tensor:
-    """One image after the other."""
-    images = []
+    """One picture after the other."""
+    pictures = []
     for index, experts in enumerate(routing.experts.tolist()):
         one = slice(index, index + 1)
         outputs = [(x[one] + moce.experts[e](x[one], shared[one])) * routing.gates[index, e] for e in experts]
-        images.append(torch.stack(outputs).sum(dim=0))
-    return moce.project(torch.cat(images))
+        pictures.append(torch.stack(outputs).sum(dim=0))
+    return moce.project(torch.cat(pictures))
 
 
 @contextmanager

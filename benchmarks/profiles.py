@@ -17,8 +17,8 @@ import numpy as np
 from skimage.color import xyz2lab
 
 from moceir import Restorer, load_pretrained
-from moceir.pictures.arrays import read_image
-from moceir.pictures.files import find_images
+from moceir.pictures.arrays import read_picture
+from moceir.pictures.files import find_pictures
 
 #: RGB to XYZ at D50 (brucelindbloom.com, RGB/XYZ matrices), and the curve's exponent.
 SPACES = {
@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=7)
     arguments = parser.parse_args()
-    found = find_images(arguments.folder)
-    photographs = [read_image(path)[:320, :320] / 255 for path in found[:: max(1, len(found) // arguments.pictures)]]
+    found = find_pictures(arguments.folder)
+    photographs = [read_picture(path)[:320, :320] / 255 for path in found[:: max(1, len(found) // arguments.pictures)]]
     restorer = Restorer(load_pretrained("moce_ir_30g"))
     for space in ("AdobeRGB", "ProPhoto"):
         for kind, amount in (("own", 10), ("own", 25), ("sRGB", 10), ("sRGB", 25), ("camera", 0.002), ("camera", 0.01)):

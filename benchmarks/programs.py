@@ -117,7 +117,7 @@ def step(form: str, batch: int) -> Run:
     def run() -> None:
         with plain_form() if form == "plain" else nullcontext():
             restoration = network.restore_and_route(degraded)
-            loss = (restoration.image - clean).abs().mean() + 0.05 * restoration.balance_loss
+            loss = (restoration.restored - clean).abs().mean() + 0.05 * restoration.balance_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -181,10 +181,10 @@ def differences() -> dict[str, float]:
     engine = schedule.Engine(network)
     with torch.inference_mode():
         expected = network(picture(720, 1280))
-    found = {"720p": float((engine.restore_and_route(picture(720, 1280)).image - expected).abs().max())}
-    kept = engine.restore_and_route(picture(2000, 3000)).image
+    found = {"720p": float((engine.restore_and_route(picture(720, 1280)).restored - expected).abs().max())}
+    kept = engine.restore_and_route(picture(2000, 3000)).restored
     schedule.COMPUTE_TWICE_FROM = 0
-    lean = engine.restore_and_route(picture(2000, 3000)).image
+    lean = engine.restore_and_route(picture(2000, 3000)).restored
     return {**found, "computed twice": float((lean - kept).abs().max())}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from moceir.data.samples import sample_photograph
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 
 def start(arguments: argparse.Namespace, log: Path) -> tuple[subprocess.Popen, str]:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--queue", type=int, default=8)
     arguments = parser.parse_args()
-    photograph = read_image(sample_photograph("astronaut.png"))
+    photograph = read_picture(sample_photograph("astronaut.png"))
 
     def picture(width: int, height: int) -> bytes:
         resized = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA)

@@ -33,7 +33,7 @@ import torch
 
 import moceir
 from moceir.engine.allocator import keep_freed_memory
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 
 SETTINGS = [
     "network.dim=4", "network.num_blocks=[1,1]", "network.num_decoder_blocks=[1]", "network.num_heads=[1,2]",
@@ -151,7 +151,7 @@ def kill(count: int, seed: int, folder: Path) -> dict[str, object]:
     rng = np.random.default_rng(seed)
     for number in range(5):
         small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        write_image(folder / "photographs" / f"{number}.png", small.repeat(6, axis=0).repeat(6, axis=1))
+        write_picture(folder / "photographs" / f"{number}.png", small.repeat(6, axis=0).repeat(6, axis=1))
     photographs, output, moment = folder / "photographs", folder / "output.txt", folder / "moment"
 
     process = start(partial(train, folder / "whole", photographs, moment), output)
@@ -204,7 +204,7 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
     rng = np.random.default_rng(seed)
     for number in range(count):
         picture = rng.integers(0, 256, (*rng.integers(16, 97, 2), 3), dtype=np.uint8)
-        write_image(folder / "album" / f"{number:04d}.png", picture)
+        write_picture(folder / "album" / f"{number:04d}.png", picture)
 
     def restore_into(target: Path) -> None:
         logging.getLogger().handlers.clear()

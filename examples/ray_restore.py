@@ -14,7 +14,7 @@ import ray
 
 from moceir import Restorer, load_pretrained
 from moceir.inference.folder import plan
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 class Restore:
@@ -29,7 +29,7 @@ class Restore:
             return {**row, "report": "was there"}
         try:
             return {**row, "report": json.dumps(self.restorer.restore_file(source, target)._asdict())}
-        except ImageError as error:
+        except PictureError as error:
             return {**row, "report": str(error)}
 
 

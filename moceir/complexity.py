@@ -80,7 +80,7 @@ class Complexity:
     post_filter: Cost
     """The cost of the bilateral filter."""
     topk: int
-    """Number of experts that an image takes in each layer."""
+    """Number of experts that a picture takes in each layer."""
 
     @property
     def parameters(self) -> int:
@@ -131,7 +131,7 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     side = math.lcm(1 << levels, *(block.alignment << level for level, block in blocks))
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
     height, width = padded_size(levels, size)
-    images = max(1, network.num_experts)  # image i took expert i, so shared parts were counted once per image
+    pictures = max(1, network.num_experts)  # picture i took expert i, so shared parts were counted once per picture
 
     def of_area(name: str) -> Cost:
         (one, _), (two, _) = small[name], large[name]
@@ -156,9 +156,9 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
             experts[name] = tuple(layer)
         for path, child in network.named_modules():
             if isinstance(child, Router | FrequencyEmbedding | PictureRouter) and f"{path}.".startswith(f"{name}."):
-                routing += of_area(path).scaled(1, images)
-        rows[name] = Part(_parameters(module), cost.scaled(1, images))
-    rows["residual"] = Part(0, rest.scaled(1, images))
+                routing += of_area(path).scaled(1, pictures)
+        rows[name] = Part(_parameters(module), cost.scaled(1, pictures))
+    rows["residual"] = Part(0, rest.scaled(1, pictures))
     post_filter = POST_FILTER_MACS_PER_PIXEL * math.prod(size)
     return Complexity(size, rows, routing, experts, Cost(post_filter, post_filter), network.topk)
 
@@ -179,7 +179,7 @@ class _EachExpert(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         restoration = self.network.restore_and_route(x, experts=self.route)
         # Return the routers' logits, so that the routers are counted although a forced route ignores them.
-        return restoration.image, *(routing.logits for routing in restoration.routings)
+        return restoration.restored, *(routing.logits for routing in restoration.routings)
 
 
 def _count(network: UNet, size: tuple[int, int]) -> dict[str, tuple[Cost, Cost]]:

@@ -123,7 +123,7 @@ def observe(
             forced = torch.full((network.num_layers, 1, network.topk), expert)
         restoration = network.restore_and_route(degraded[None].to(device), experts=forced)
         route = restoration.route
-        restored = restoration.image[0].clamp(0, 1).cpu()
+        restored = restoration.restored[0].clamp(0, 1).cpu()
         observations.append(
             Observation(
                 name=name,
@@ -181,12 +181,12 @@ def plot_tally(tally: RouteTally, network: UNet) -> Figure:
         layout="constrained",
     )
     for panel, task in zip(axes[0], tally.counts, strict=True):
-        image = panel.imshow(tally.shares(task).numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        picture = panel.imshow(tally.shares(task).numpy(), vmin=0, vmax=1, cmap="viridis", aspect="auto")
         panel.set_title(f"{task}\n{tally.gmacs(task):.2f} G", fontsize=8)
         panel.set_xticks(range(network.num_experts))
     axes[0][0].set_yticks(range(len(layers)), layers, fontsize=8)
     figure.supxlabel("expert", fontsize=9)
-    figure.colorbar(image, ax=axes, label="share of pictures", fraction=0.03)
+    figure.colorbar(picture, ax=axes, label="share of pictures", fraction=0.03)
     return figure
 
 

@@ -109,8 +109,8 @@ def _restore(network: UNet, samples: Sequence[Sample], routes: Sequence[Tensor |
     """Restore every sample along its given route, or along the routers' choice if its route is None."""
     restored = _Restored(torch.empty(len(samples)), torch.empty(len(samples)), [], [])
     for index, (sample, route) in enumerate(zip(samples, routes, strict=True)):
-        image, routings = result = network.restore_and_route(sample.degraded[None], experts=route)
-        restored.psnr[index] = peak_signal_noise_ratio(image[0].clamp(0, 1), sample.clean, data_range=1.0)
+        picture, routings = result = network.restore_and_route(sample.degraded[None], experts=route)
+        restored.psnr[index] = peak_signal_noise_ratio(picture[0].clamp(0, 1), sample.clean, data_range=1.0)
         restored.gmacs[index] = network.route_costs.of(result.route)[0] / 1e9
         restored.routes.append(result.route)
         restored.logits.append(torch.cat([torch.empty(0, network.num_experts), *(one.logits for one in routings)]))

@@ -13,7 +13,7 @@ import torch
 from native_tree import make_native_tree
 
 from moceir import MoCEIR
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 
 if TYPE_CHECKING:
     from serving import Server
@@ -48,7 +48,7 @@ def photographs(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for index in range(5):
         small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-        write_image(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
+        write_picture(tmp_path / "photographs" / f"{index}.png", small.repeat(6, axis=0).repeat(6, axis=1))
     return tmp_path / "photographs"
 
 
@@ -104,5 +104,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def file(tmp_path: Path, photograph: np.ndarray) -> Path:
     """Return the path of a picture file."""
-    write_image(tmp_path / "picture.png", photograph)
+    write_picture(tmp_path / "picture.png", photograph)
     return tmp_path / "picture.png"

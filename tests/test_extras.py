@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from moceir.extras import remedy
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Code that hides all modules that do not belong to a slim installation's packages.
@@ -71,12 +71,12 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_slim_installation_restores(slim: str, tmp_path: Path, photograph: np.ndarray) -> None:
-    write_image(tmp_path / "a.png", photograph)
+    write_picture(tmp_path / "a.png", photograph)
     (tmp_path / "b.heic").write_bytes(b"")
     code = slim + "from moceir.cli.main import main; main()"
     done = run(code, "restore", tmp_path, "-o", tmp_path / "out", "--texture", "0.5", "--filter")
     assert done.returncode == 0, done.stderr
-    assert read_image(tmp_path / "out" / "a.png").shape == photograph.shape
+    assert read_picture(tmp_path / "out" / "a.png").shape == photograph.shape
     assert "left out 1 .heic: b.heic; HEIC needs pillow_heif: pip install 'moceir[heic]'" in done.stderr
 
 

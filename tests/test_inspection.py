@@ -41,7 +41,7 @@ def test_observations_match_the_network(make_network: Callable[..., MoCEIR], pic
     with torch.inference_mode():
         restoration = network.restore_and_route(clean)
     assert torch.equal(first.experts, torch.stack([r.experts[0] for r in restoration.routings]))
-    error = (restoration.image.clamp(0, 1) - clean).square().mean()
+    error = (restoration.restored.clamp(0, 1) - clean).square().mean()
     assert first.psnr == pytest.approx(float(-10 * error.log10()), abs=1e-3)
     p = first.logits[0].softmax(0).tolist()
     assert float(first.entropy[0]) == pytest.approx(-sum(x * math.log2(x) for x in p), abs=1e-5)

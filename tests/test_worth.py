@@ -17,7 +17,7 @@ from moceir.cli.main import app
 from moceir.data.datasets import Sample, WholePictures
 from moceir.data.degradations import Chain, GaussianNoise
 from moceir.inspection import sample_pictures
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 from moceir.worth import account
 
 TASKS = {"clean": Chain(steps=[]), "noisy": GaussianNoise(sigmas=[50])}
@@ -66,7 +66,7 @@ def test_experts_are_forced_and_left_out() -> None:
 
 
 def test_the_command_prints_and_writes_it(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "clean" / "a.png", photograph)
+    write_picture(tmp_path / "clean" / "a.png", photograph)
     save_network(mixture(), tmp_path / "mixture.safetensors")
     arguments = ["worth", str(tmp_path / "clean"), "--weights", str(tmp_path / "mixture.safetensors"), "--side", "32"]
     run = CliRunner().invoke(app, [*arguments, "--degradation", "noise", "--json", str(tmp_path / "worth.json")])

@@ -14,7 +14,7 @@ from rich.markup import escape
 from moceir.data.samples import sample_photograph
 from moceir.inference.restore import Restorer
 from moceir.inference.weights import load_pretrained
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 from moceir.pictures.compare import side_by_side
 
 
@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Add noise to a photograph, restore it, and show both."""
     source = photograph or sample_photograph("chelsea.png")
-    clean = read_image(source)
+    clean = read_picture(source)
     noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
     noisy = (clean + noise).clip(0, 255).round().astype(np.uint8)
     restored = Restorer(load_pretrained()).restore(noisy)
@@ -36,7 +36,7 @@ def demo(
         "clean": clean,
     }
     for name, picture in {"noisy": noisy, "restored": restored, "comparison": side_by_side(panels)}.items():
-        write_image(output / f"{name}.png", picture)
+        write_picture(output / f"{name}.png", picture)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{escape(source.name)}, Gaussian noise of σ = {sigma:g}, clipped and rounded to 8 bits")
     console.print(f"PSNR {cv2.PSNR(noisy, clean):.2f} dB -> [bold]{cv2.PSNR(restored, clean):.2f} dB[/]")

@@ -16,7 +16,7 @@ from rich.markup import escape
 from moceir.cli.options import MacBudget, TopK, Weights
 from moceir.extras import require
 from moceir.inference.weights import SHIPPED, load_weights
-from moceir.pictures.files import find_images, write_atomically
+from moceir.pictures.files import find_pictures, write_atomically
 
 if TYPE_CHECKING:
     import onnx
@@ -128,15 +128,15 @@ def _samples(clean: Path | None, height: int, width: int) -> Iterator[tuple[np.n
     from moceir.config import build
     from moceir.data.datasets import PairSet, WholePictures
     from moceir.data.pairs import Pair
-    from moceir.data.pictures import ImageFile, Window
+    from moceir.data.pictures import PictureFile, Window
     from moceir.data.samples import sample_photographs
 
     pairs = []
-    for path in sample_photographs() if clean is None else find_images(clean):
-        rows, columns = ImageFile(str(path)).size()
+    for path in sample_photographs() if clean is None else find_pictures(clean):
+        rows, columns = PictureFile(str(path)).size()
         if rows >= height and columns >= width:
             window = Window((rows - height) // 2, (columns - width) // 2, height, width)
-            pairs.append(Pair(ImageFile(str(path)), None, path.stem, path.stem, window=window))
+            pairs.append(Pair(PictureFile(str(path)), None, path.stem, path.stem, window=window))
     if not pairs:
         raise ValueError(f"--clean {clean}: no picture of at least {height}×{width}")
     degradations = build("data.validation_degradations", ["degradation=benchmark"])

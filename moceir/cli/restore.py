@@ -27,7 +27,7 @@ from moceir.inference.video import restore_video
 from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import read_bytes, write_atomically
 from moceir.pictures.formats import BY_SUFFIX, MAX_PIXELS, TIFF, format_of, missing, names
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 from moceir.pictures.video import is_video
 
 _STDIO = "-"
@@ -174,7 +174,7 @@ def _run(
     journal: Journal | None,
     *,
     as_json: bool,
-) -> list[ImageError]:
+) -> list[PictureError]:
     """Restore, show progress, and return the failures; on an interrupt, end the command."""
     sizes = {job: _size(job.source) for job in jobs}
     columns = (
@@ -203,7 +203,7 @@ def _run(
                 done += 1
                 advance(job, 1.0)
                 progress.update(task, done=done, rate=60 * done / (time.monotonic() - start))
-                if isinstance(outcome, ImageError):
+                if isinstance(outcome, PictureError):
                     failures.append(outcome)
                     if journal is not None:
                         journal.fail(job, outcome)

@@ -14,7 +14,7 @@ from rich.table import Table
 from moceir.cli.options import Override, Weights
 from moceir.config import build
 from moceir.data.datasets import PairSet, WholePictures
-from moceir.data.sources import CleanImages
+from moceir.data.sources import CleanPictures
 from moceir.extras import require
 from moceir.inference.weights import SHIPPED, load_weights
 from moceir.pictures.files import write_atomically
@@ -67,7 +67,7 @@ def worth(
 def _squares(root: Path, side: int) -> PairSet:
     from moceir.inspection import middle_squares
 
-    pairs, _ = CleanImages(folders=["."]).list_files(root)
+    pairs, _ = CleanPictures(folders=["."]).list_files(root)
     return PairSet(root.name, middle_squares(pairs, side), "")
 
 

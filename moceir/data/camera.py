@@ -2,7 +2,7 @@
 
 Demosaicking, smoothing and sharpening spread the noise of one photosite over its neighbours and over the colours. So
 the noise of photographs is coarse and coloured, whereas that of benchmarks is white. This module converts a picture
-back to sensor values (Brooks et al., Unprocessing Images for Learned Raw Denoising, CVPR 2019), adds noise to them,
+back to sensor values (Brooks et al., Unprocessing Pictures for Learned Raw Denoising, CVPR 2019), adds noise to them,
 and develops the result.
 """
 
@@ -63,9 +63,9 @@ class Development(NamedTuple):
     sharpening: float = 0.0
     """Amount of the unsharp mask, whose Gaussian has a σ of one pixel."""
 
-    def expose(self, image: np.ndarray) -> np.ndarray:
+    def expose(self, picture: np.ndarray) -> np.ndarray:
         """Convert display values, float32 (H, W, 3), to a Bayer mosaic of linear values, float32 (H, W)."""
-        light = _curves(self.contrast)[0].take(_levels(image))
+        light = _curves(self.contrast)[0].take(_levels(picture))
         colours = cv2.transform(light, (self.matrix / np.reshape(self.gains, (3, 1))).astype(np.float32))
         mosaic = colours[..., 1].copy()
         (top, left), (bottom, right) = self.red, (1 - self.red[0], 1 - self.red[1])
@@ -81,17 +81,17 @@ class Development(NamedTuple):
         to_srgb = np.linalg.inv(self.matrix) * self.gains
         scale, offset = (_HIGHEST - _LOWEST) / (_LEVELS - 1), _LOWEST * to_srgb.sum(axis=1, keepdims=True)
         light = cv2.transform(colours.astype(np.float32), np.hstack([to_srgb * scale, offset]).astype(np.float32))
-        image = _curves(self.contrast)[1].take(_levels(light))
+        picture = _curves(self.contrast)[1].take(_levels(light))
         if self.chroma_blur or self.luma_smoothing:
-            luma, *chroma = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb))
+            luma, *chroma = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2YCrCb))
             if self.chroma_blur:
                 chroma = [cv2.GaussianBlur(plane, (0, 0), self.chroma_blur) for plane in chroma]
             if self.luma_smoothing:
                 luma = cv2.bilateralFilter(luma, 5, self.luma_smoothing, 1.5)
-            image = cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)
+            picture = cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)
         if self.sharpening:
-            image = image + self.sharpening * (image - cv2.GaussianBlur(image, (0, 0), 1))
-        return image.clip(0, 1)
+            picture = picture + self.sharpening * (picture - cv2.GaussianBlur(picture, (0, 0), 1))
+        return picture.clip(0, 1)
 
 
 class Camera:
@@ -143,10 +143,10 @@ class Camera:
         self.sharpening_probability = checked_probability("sharpening_probability", sharpening_probability)
 
     def __call__(self, clean: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        image = np.ascontiguousarray(clean.transpose(1, 2, 0))
+        picture = np.ascontiguousarray(clean.transpose(1, 2, 0))
         development = self._draw(rng)
         shot, read = draw_sensor_noise(self.shot, rng)
-        mosaic = development.expose(image)
+        mosaic = development.expose(picture)
         deviation = np.sqrt(np.float32(shot) * np.maximum(mosaic, 0) + np.float32(read))
         # A saturated photosite always gives the same value, so white has no noise. The paper instead exempts highlights
         # from the inverse gains, after which developing them does not return the original values.
@@ -157,7 +157,7 @@ class Camera:
             luma = cv2.cvtColor(plain.develop(noisy) - plain.develop(mosaic), cv2.COLOR_RGB2GRAY)
             reach = rng.uniform(*self.luma_smoothing) * luma.std()
             development = development._replace(luma_smoothing=float(reach))
-        degraded = image + (development.develop(noisy) - development.develop(mosaic))
+        degraded = picture + (development.develop(noisy) - development.develop(mosaic))
         return np.ascontiguousarray(degraded.clip(0, 1).transpose(2, 0, 1)), "camera"
 
     def _draw(self, rng: np.random.Generator) -> Development:

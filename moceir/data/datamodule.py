@@ -51,7 +51,7 @@ class RestorationDataModule(LightningDataModule):
         batch_size: crops per step, over all training processes.
         degradation: degradation of clean pictures in training.
         validation_degradations: task name -> degradation of the clean pictures that are held out.
-        validation_images: maximum number of held-out pictures that are used from each dataset.
+        validation_pictures: maximum number of held-out pictures that are used from each dataset.
         num_workers: number of data-loading processes for each training process.
         seed: seed of crops, flips, noise and order.
         detail: probability of choosing a crop by its detail.
@@ -68,7 +68,7 @@ class RestorationDataModule(LightningDataModule):
         batch_size: int,
         degradation: Degradation,
         validation_degradations: Mapping[str, Degradation],
-        validation_images: int,
+        validation_pictures: int,
         num_workers: int,
         seed: int,
         detail: float = 0,
@@ -84,7 +84,7 @@ class RestorationDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.degradation = degradation
         self.validation_degradations = dict(validation_degradations)
-        self.validation_images = validation_images
+        self.validation_pictures = validation_pictures
         self.num_workers = num_workers
         self.seed = seed
         self.detail = detail
@@ -113,7 +113,7 @@ class RestorationDataModule(LightningDataModule):
             ValueError: when datasets are missing, or too small for their held-out pictures.
         """
         listings = self._find()
-        mixture = mix(listings, self.sources, validation_images=self.validation_images)
+        mixture = mix(listings, self.sources, validation_pictures=self.validation_pictures)
         self.train_set = TrainingCrops(
             sets=mixture.training,
             crop=self.crop,
@@ -170,7 +170,7 @@ class RestorationDataModule(LightningDataModule):
         if 0 < len(self.val_set) < world_size:  # others would wait for the scores of a process without pictures
             raise ValueError(
                 f"{len(self.val_set)} validation pictures for {world_size} processes: hold out more "
-                "(data.sets.NAME.validation, data.validation_images)"
+                "(data.sets.NAME.validation, data.validation_pictures)"
             )
         mine = Subset(self.val_set, range(rank, len(self.val_set), world_size))
         return DataLoader(mine, batch_size=1, collate_fn=collate)

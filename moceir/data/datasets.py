@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.pairs import Pair
 from moceir.data.pictures import Window
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 _TRIES = 4  # number of candidate crops, of which the one with the most detail is used
 
@@ -78,25 +78,25 @@ class PairSet(NamedTuple):
         return len(self.pairs) * self.repeat
 
 
-def to_chw_floats(image: np.ndarray) -> np.ndarray:
+def to_chw_floats(picture: np.ndarray) -> np.ndarray:
     """Convert uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
+    return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
-def draw_window(image: np.ndarray, *, crop: int, detail: float, rng: np.random.Generator) -> Window:
+def draw_window(picture: np.ndarray, *, crop: int, detail: float, rng: np.random.Generator) -> Window:
     """Draw a random square of uint8 (H, W, 3).
 
     With probability ``detail``, draw four squares and return the one with the steepest gradients.
     """
     tries = _TRIES if detail and rng.random() < detail else 1
-    places = [[int(rng.integers(side - crop + 1)) for side in image.shape[:2]] for _ in range(tries)]
+    places = [[int(rng.integers(side - crop + 1)) for side in picture.shape[:2]] for _ in range(tries)]
     windows = [Window(top, left, crop, crop) for top, left in places]
-    return windows[0] if tries == 1 else max(windows, key=lambda window: _steepness(window.of(image)))
+    return windows[0] if tries == 1 else max(windows, key=lambda window: _steepness(window.of(picture)))
 
 
-def _steepness(image: np.ndarray) -> float:
+def _steepness(picture: np.ndarray) -> float:
     """Return the mean absolute difference between neighbours in the green channel."""
-    green = image[..., 1].astype(np.int16)
+    green = picture[..., 1].astype(np.int16)
     return float(sum(np.abs(np.diff(green, axis=axis)).mean() for axis in (0, 1)))
 
 
@@ -125,12 +125,12 @@ def training_sample(
         grey: probability of making both pictures grey, by replacing all channels with one of them.
 
     Raises:
-        ImageError: when a picture cannot be read, is smaller than the crop, or differs in size from its partner.
+        PictureError: when a picture cannot be read, is smaller than the crop, or differs in size from its partner.
     """
     clean, degraded = pair.open()
     height, width = clean.shape[:2]
     if min(height, width) < crop:
-        raise ImageError(
+        raise PictureError(
             f"{pair.clean}: {width}×{height} is smaller than the crop of {crop}; remove the picture or lower the crop"
         )
     window = draw_window(clean, crop=crop, detail=detail, rng=rng)
@@ -140,7 +140,9 @@ def training_sample(
         clean = np.broadcast_to(clean[..., channel, None], clean.shape)
         degraded = None if degraded is None else np.broadcast_to(degraded[..., channel, None], degraded.shape)
     if degraded is not None:
-        one, two = (torch.from_numpy(to_chw_floats(np.flip(window.of(image), flips))) for image in (degraded, clean))
+        one, two = (
+            torch.from_numpy(to_chw_floats(np.flip(window.of(picture), flips))) for picture in (degraded, clean)
+        )
         return Sample(one, two, task, name)
 
     margin = degradation.margin
@@ -151,8 +153,8 @@ def training_sample(
     if channel is not None:  # noise is coloured
         made = np.broadcast_to(made[channel], made.shape)
     window = Window(window.top - outer_top, window.left - outer_left, crop, crop)
-    cut = (np.flip(window.of(image.transpose(1, 2, 0)), flips).transpose(2, 0, 1) for image in (made, seen))
-    one, two = (torch.from_numpy(np.ascontiguousarray(image)) for image in cut)
+    cut = (np.flip(window.of(picture.transpose(1, 2, 0)), flips).transpose(2, 0, 1) for picture in (made, seen))
+    one, two = (torch.from_numpy(np.ascontiguousarray(picture)) for picture in cut)
     return Sample(one, two, task, name)
 
 
@@ -195,7 +197,7 @@ class TrainingCrops(Dataset[Sample]):
         """Return the sample with the key (epoch, index).
 
         Raises:
-            ImageError: when :func:`training_sample` raises it.
+            PictureError: when :func:`training_sample` raises it.
         """
         epoch, index = key
         which = bisect(self._ends, index)
@@ -250,7 +252,7 @@ class WholePictures(Dataset[Sample]):
         """Return the sample with this index.
 
         Raises:
-            ImageError: when a picture cannot be read, or differs in size from its partner.
+            PictureError: when a picture cannot be read, or differs in size from its partner.
         """
         source, number, task = self._items[index]
         pair = source.pairs[number]

@@ -150,7 +150,7 @@ def draw_sensor_noise(shot: tuple[float, float], rng: np.random.Generator) -> tu
     """Draw the variances of shot noise, per unit of signal, and of read noise; white is 1.
 
     Shot noise is log-uniform within its range. Read noise follows from it: ln read = 2.18 ln shot + 1.20 + N(0, 0.26²).
-    Brooks et al. fitted this to the cameras of DND (Unprocessing Images for Learned Raw Denoising, CVPR 2019, section
+    Brooks et al. fitted this to the cameras of DND (Unprocessing Pictures for Learned Raw Denoising, CVPR 2019, section
     3.1).
     """
     log_shot = rng.uniform(*np.log(shot))
@@ -220,9 +220,9 @@ class Resized:
         height, width = clean.shape[1:]
         scale = math.exp(rng.uniform(*np.log(self.scale)))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = np.ascontiguousarray(clean.transpose(1, 2, 0))
+        picture = np.ascontiguousarray(clean.transpose(1, 2, 0))
         # Neither interpolation exceeds the range of values, as cubic interpolation would.
-        resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+        resized = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
         resized = np.ascontiguousarray(resized.transpose(2, 0, 1))
         degraded, task = self.degradation(resized, rng)
         change = np.ascontiguousarray((degraded - resized).transpose(1, 2, 0))
@@ -300,6 +300,6 @@ class Digitised:
         return np.clip(degraded, 0, 1) if self.clip else degraded, task
 
 
-def _to_bytes(image: np.ndarray) -> np.ndarray:
+def _to_bytes(picture: np.ndarray) -> np.ndarray:
     """Clip values to [0, 1] and convert them to uint8."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import Picture
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 class Faults(NamedTuple):
@@ -30,16 +30,16 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
         description: text beside the progress bar.
     """
 
-    def read_size(picture: Picture) -> tuple[int, int] | ImageError:
+    def read_size(picture: Picture) -> tuple[int, int] | PictureError:
         try:
             return picture.open().shape[:2] if decode else picture.size()
-        except ImageError as error:
+        except PictureError as error:
             return error
 
     files = dict.fromkeys((pair.clean, pair.degraded) for pair in pairs)  # tiles share files
     pictures = list(dict.fromkeys(picture for partners in files for picture in partners if picture))
     read = dict(zip(pictures, in_parallel(read_size, pictures, workers=workers, description=description), strict=True))
-    sizes = {picture: seen for picture, seen in read.items() if not isinstance(seen, ImageError)}
+    sizes = {picture: seen for picture, seen in read.items() if not isinstance(seen, PictureError)}
 
     wrong = []
     for clean, degraded in files:
@@ -51,7 +51,7 @@ def find_faults(pairs: Sequence[Pair], *, crop: int, decode: bool, workers: int,
             for picture in pair
             if min(sizes[picture]) < crop
         ]
-    return Faults([str(seen) for seen in read.values() if isinstance(seen, ImageError)], list(dict.fromkeys(wrong)))
+    return Faults([str(seen) for seen in read.values() if isinstance(seen, PictureError)], list(dict.fromkeys(wrong)))
 
 
 def _shown(size: tuple[int, int]) -> str:

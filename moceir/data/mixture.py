@@ -75,13 +75,13 @@ class Mixture(NamedTuple):
     validation: list[PairSet]
 
 
-def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, validation_images: int) -> Mixture:
+def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, validation_pictures: int) -> Mixture:
     """Split each dataset and collect its training and validation pictures.
 
     Args:
         listings: name -> files of the dataset.
         sources: name -> dataset.
-        validation_images: maximum number of held-out pictures that are used from each dataset.
+        validation_pictures: maximum number of held-out pictures that are used from each dataset.
 
     Raises:
         ValueError: when a dataset is too small for its held-out pictures.
@@ -94,7 +94,7 @@ def mix(listings: Mapping[str, Listing], sources: Mapping[str, Source], *, valid
         except ValueError as error:
             raise ValueError(f"data.sets.{name}: {error}") from error
         training.append(PairSet(name, parts["train"], source.task, source.repeat))
-        validation.append(PairSet(name, spread(parts["validation"], validation_images), source.task))
+        validation.append(PairSet(name, spread(parts["validation"], validation_pictures), source.task))
     return Mixture(training, validation)
 
 

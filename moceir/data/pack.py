@@ -23,7 +23,7 @@ from safetensors.numpy import save
 from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.pictures.files import write_atomically
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 _REMEDY = "delete it and run `moceir prepare pack` again"
 _FILES = "pack-*-of-*.safetensors"
@@ -46,19 +46,19 @@ class PackedPicture(NamedTuple):
         """Return a view of mapped memory.
 
         Raises:
-            ImageError: when the file has become shorter, or when the checksum is wrong. Each process checks it once.
+            PictureError: when the file has become shorter, or when the checksum is wrong. Each process checks it once.
         """
         shard = _open_shard(self.shard)
         entry = shard.header[self.key]
         start, end = entry["data_offsets"]
         # Reading past the end of a mapped file that has become shorter would kill the process (SIGBUS).
         if os.fstat(shard.file.fileno()).st_size < shard.size:
-            raise ImageError(f"{self.shard}: the file has become shorter since it was opened; {_REMEDY}")
+            raise PictureError(f"{self.shard}: the file has become shorter since it was opened; {_REMEDY}")
         pixels = shard.data[start:end].reshape(entry["shape"])
         if self.key not in shard.checked:
             found = zlib.crc32(pixels.data)
             if found != shard.contents.get("crc32", {}).get(self.key, found):
-                raise ImageError(f"{self}: damaged (wrong checksum); {_REMEDY}")
+                raise PictureError(f"{self}: damaged (wrong checksum); {_REMEDY}")
             shard.checked.add(self.key)
         return pixels
 
@@ -95,7 +95,7 @@ def _open_shard(path: str) -> _Shard:
         if not isinstance(contents.get("crc32", {}), dict):
             raise ValueError("no table of checksums")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ImageError(f"{path}: not a readable pack ({error}); {_REMEDY}") from error
+        raise PictureError(f"{path}: not a readable pack ({error}); {_REMEDY}") from error
     return _Shard(file, mapped.size, header, contents, np.asarray(mapped)[8 + length :], set())
 
 
@@ -111,7 +111,7 @@ def find_packed(folder: Path) -> list[tuple[PackedPicture, PackedPicture | None,
 
     Raises:
         ValueError: when some of the pack's files are missing.
-        ImageError: when one of them is broken.
+        PictureError: when one of them is broken.
     """
     shards = sorted(folder.glob(_FILES))
     totals = {int(shard.stem.rpartition("-")[2]) for shard in shards}
@@ -169,7 +169,7 @@ def write_pack(pairs: Sequence[Pair], folder: Path, *, shard_mib: int, workers: 
         description: text beside the progress bar.
 
     Raises:
-        ImageError: when a picture cannot be read.
+        PictureError: when a picture cannot be read.
         ValueError: when the folder holds a pack of other pictures.
     """
     shards, fingerprint = plan_shards(pairs, shard_mib=shard_mib, workers=workers, description=description)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moceir.data.pictures import Picture, Window
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 class Pair(NamedTuple):
@@ -31,12 +31,12 @@ class Pair(NamedTuple):
         """Read the clean and the degraded pixels, each uint8 (H, W, 3) RGB, of equal size.
 
         Raises:
-            ImageError: when a picture cannot be read, or their sizes differ.
+            PictureError: when a picture cannot be read, or their sizes differ.
         """
         clean = self.clean.open()
         degraded = self.degraded.open() if self.degraded else None
         if degraded is not None and degraded.shape != clean.shape:
-            raise ImageError(
+            raise PictureError(
                 f"{self.degraded}: {_shown(degraded)}, but {self.clean} is {_shown(clean)}; "
                 "`moceir prepare check` lists all such pairs"
             )
@@ -49,5 +49,5 @@ class Pair(NamedTuple):
         return self.window.of(clean), None if degraded is None else self.window.of(degraded)
 
 
-def _shown(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]}"
+def _shown(picture: np.ndarray) -> str:
+    return f"{picture.shape[1]}×{picture.shape[0]}"

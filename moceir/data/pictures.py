@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from moceir.extras import require
-from moceir.pictures.arrays import image_size, read_image
-from moceir.pictures.picture import ImageError
+from moceir.pictures.arrays import picture_size, read_picture
+from moceir.pictures.picture import PictureError
 
 
 class Window(NamedTuple):
@@ -22,9 +22,9 @@ class Window(NamedTuple):
     height: int
     width: int
 
-    def of(self, image: np.ndarray) -> np.ndarray:
+    def of(self, picture: np.ndarray) -> np.ndarray:
         """Return a view of an array (H, W, …) that is cropped to the window."""
-        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def tiles(height: int, width: int, *, size: int, stride: int) -> Iterator[Window]:
@@ -52,7 +52,7 @@ class Picture(Protocol):
         """Return the pixels; when they need no decoding, as a view of mapped memory."""
 
 
-class ImageFile(NamedTuple):
+class PictureFile(NamedTuple):
     """A picture in a file of its own."""
 
     path: str
@@ -61,27 +61,27 @@ class ImageFile(NamedTuple):
         return self.path
 
     def size(self) -> tuple[int, int]:
-        return image_size(Path(self.path))
+        return picture_size(Path(self.path))
 
     def open(self) -> np.ndarray:
-        return read_image(Path(self.path))
+        return read_picture(Path(self.path))
 
 
 class ArrayPicture(NamedTuple):
     """A picture in memory."""
 
-    image: np.ndarray
+    pixels: np.ndarray
     name: str = "a picture in memory"
 
     def __str__(self) -> str:
         return self.name
 
     def size(self) -> tuple[int, int]:
-        height, width = self.image.shape[:2]
+        height, width = self.pixels.shape[:2]
         return height, width
 
     def open(self) -> np.ndarray:
-        return self.image
+        return self.pixels
 
 
 class MatBlock(NamedTuple):
@@ -106,7 +106,7 @@ def mat_blocks(path: str) -> np.ndarray:
     """Read the only array of pictures in a MATLAB file, uint8 (…, H, W, 3), and reshape it to (N, H, W, 3).
 
     Raises:
-        ImageError: when the file cannot be read, or does not hold exactly one such array.
+        PictureError: when the file cannot be read, or does not hold exactly one such array.
         ValueError: when SciPy is missing.
     """
     require(f"{path}: a MATLAB file", "train", "scipy")
@@ -115,8 +115,8 @@ def mat_blocks(path: str) -> np.ndarray:
     try:
         arrays = [np.asarray(value) for name, value in loadmat(path).items() if not name.startswith("__")]
     except Exception as error:  # SciPy raises many kinds of exceptions for broken files
-        raise ImageError(f"{path}: not a readable MATLAB file ({error})") from error
+        raise PictureError(f"{path}: not a readable MATLAB file ({error})") from error
     arrays = [array for array in arrays if array.dtype == np.uint8 and array.ndim >= 3 and array.shape[-1] == 3]
     if len(arrays) != 1:
-        raise ImageError(f"{path}: holds {len(arrays)} arrays of 8-bit RGB pictures; exactly one is expected")
+        raise PictureError(f"{path}: holds {len(arrays)} arrays of 8-bit RGB pictures; exactly one is expected")
     return arrays[0].reshape(-1, *arrays[0].shape[-3:])

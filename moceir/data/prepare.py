@@ -8,7 +8,7 @@ from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
 from moceir.data.pictures import tiles
 from moceir.data.sources import Listing, Source
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 
 
 def tile(
@@ -29,7 +29,7 @@ def tile(
         The number of pairs of squares.
 
     Raises:
-        ImageError: when a picture cannot be read, or differs in size from its partner.
+        PictureError: when a picture cannot be read, or differs in size from its partner.
         ValueError: when the layout has no names for squares.
     """
 
@@ -38,11 +38,11 @@ def tile(
         names = [source.tile_names(pair.name, number) for number in range(len(windows))]
         targets = [tuple(folder / f"{name}.png" for name in both if name) for both in names]
         if not all(target.exists() for both in targets for target in both):
-            images = [image for image in pair.open() if image is not None]
+            pictures = [picture for picture in pair.open() if picture is not None]
             for window, both in zip(windows, targets, strict=True):
-                for image, target in zip(images, both, strict=True):
+                for picture, target in zip(pictures, both, strict=True):
                     if not target.exists():  # a clean picture may have several partners
-                        write_image(target, window.of(image))
+                        write_picture(target, window.of(picture))
         return len(windows)
 
     return sum(in_parallel(cut, listing.pairs, workers=workers, description=description))

@@ -76,8 +76,8 @@ class Shake:
         return np.ascontiguousarray(display.transpose(2, 0, 1)), "motion"
 
     def _light(self, clean: np.ndarray, glare: float) -> np.ndarray:
-        image = cv2.merge(list(clean)).clip(0, None)
-        light = image if self.gamma == 1 else cv2.pow(image, self.gamma)
+        picture = cv2.merge(list(clean)).clip(0, None)
+        light = picture if self.gamma == 1 else cv2.pow(picture, self.gamma)
         white = (clean.min(axis=0) - _WHITE).clip(0, 1 - _WHITE) / (1 - _WHITE)
         return light * (1 + glare * white[..., None])
 
@@ -121,7 +121,7 @@ def _paste(part: np.ndarray, onto: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return cv2.blendLinear(part, onto, mask, 1 - mask)
 
 
-def _warp(image: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def _warp(picture: np.ndarray, motion: np.ndarray) -> np.ndarray:
     # For three channels of 168×168 on one CPU thread, OpenCV takes 0.24 ms and kornia's warp_affine 0.77 ms.
-    size = image.shape[1], image.shape[0]
-    return cv2.warpAffine(image, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    size = picture.shape[1], picture.shape[0]
+    return cv2.warpAffine(picture, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

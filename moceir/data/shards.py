@@ -26,11 +26,11 @@ import numpy as np
 from moceir.data.pack import plan_shards
 from moceir.data.pairs import Pair
 from moceir.data.parallel import in_parallel
-from moceir.data.pictures import ImageFile
+from moceir.data.pictures import PictureFile
 from moceir.extras import require
-from moceir.pictures.arrays import decode_image
+from moceir.pictures.arrays import decode_picture
 from moceir.pictures.files import write_atomically
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class EncodedPicture(NamedTuple):
         return height, width
 
     def open(self) -> np.ndarray:
-        return decode_image(self.data, self.name)
+        return decode_picture(self.data, self.name)
 
 
 class Shard(NamedTuple):
@@ -87,7 +87,7 @@ def write_shards(
         description: text beside the progress bar.
 
     Raises:
-        ImageError: when a picture cannot be read.
+        PictureError: when a picture cannot be read.
         ValueError: when the folder holds other files of the same names, or webdataset is not installed.
     """
     need_webdataset()
@@ -148,7 +148,7 @@ def read_index(root: str) -> dict[str, dict[str, list[Shard]]]:
         except Exception as error:  # each kind of storage raises its own exceptions
             try:
                 attempts.failed(error)
-            except ImageError as last:
+            except PictureError as last:
                 raise ValueError(
                     f"{place}: no readable index of shards ({_reason(error)}); "
                     "`moceir prepare pack --format webdataset` writes one"
@@ -178,15 +178,15 @@ def _numbered(shards: Iterable[Sequence[Any]]) -> list[Shard]:
 
 def read_shard(
     root: str, shard: Shard, numbers: Collection[int]
-) -> Generator[tuple[int, int, Pair | ImageError], None, None]:
+) -> Generator[tuple[int, int, Pair | PictureError], None, None]:
     """Yield the number in the tar file, the key and the pictures of each requested sample.
 
     Samples come in the file's order, followed by those that the file does not contain. A broken or missing sample has
-    an ImageError in place of its pictures. Nothing is read after the last requested sample. When reading fails, the
+    an PictureError in place of its pictures. Nothing is read after the last requested sample. When reading fails, the
     file is opened again and read up to the same position, a limited number of times in a row.
 
     Raises:
-        ImageError: when the file is missing, or its storage fails repeatedly.
+        PictureError: when the file is missing, or its storage fails repeatedly.
     """
     url = f"{root.rstrip('/')}/{shard.file}"
     left = set(numbers)
@@ -206,7 +206,7 @@ def read_shard(
         except Exception as error:  # each kind of storage raises its own exceptions
             try:
                 attempts.failed(error)
-            except ImageError as last:
+            except PictureError as last:
                 if not isinstance(error, tarfile.TarError):
                     raise
                 for number in sorted(left):  # repeated reading gave the same damaged file
@@ -220,12 +220,12 @@ def find_damage(root: str, shard: Shard) -> list[str]:
     try:
         for _, _, pair in read_shard(root, shard, range(shard.samples)):
             try:
-                if isinstance(pair, ImageError):
+                if isinstance(pair, PictureError):
                     raise pair
                 pair.open()
-            except ImageError as error:
+            except PictureError as error:
                 damage.append(str(error))
-    except ImageError as error:
+    except PictureError as error:
         damage.append(str(error))
     return damage
 
@@ -241,7 +241,7 @@ class _Attempts:
         """Log a failure and wait before the next attempt.
 
         Raises:
-            ImageError: when another attempt cannot succeed, or too many attempts have failed.
+            PictureError: when another attempt cannot succeed, or too many attempts have failed.
         """
         self.failures += 1
         status = _status(error)
@@ -251,7 +251,7 @@ class _Attempts:
         else:
             refused = status < 500 and status not in (408, 429)
         if refused or self.failures > len(_WAITS):
-            raise ImageError(
+            raise PictureError(
                 f"{self.url}: could not be read (attempts: {self.failures}; {_reason(error)}); copy or write the file "
                 "again, or check the connection"
             ) from error
@@ -308,7 +308,7 @@ def _samples(file: BinaryIO) -> Iterator[tuple[int, dict[str, bytes]]]:
             yield int(key), contents
 
 
-def _pair(contents: Mapping[str, bytes], where: str) -> Pair | ImageError:
+def _pair(contents: Mapping[str, bytes], where: str) -> Pair | PictureError:
     names = {name.partition(".")[0]: name for name in contents}
     try:
         about = json.loads(contents["json"])
@@ -318,11 +318,11 @@ def _pair(contents: Mapping[str, bytes], where: str) -> Pair | ImageError:
             for part in ("clean", "degraded")
         )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return ImageError(f"{where}: damaged (no readable description); write the shards again")
+        return PictureError(f"{where}: damaged (no readable description); write the shards again")
     contents = {**contents, "json": _names(name, group)}
     wrong = [one for one, checksum in checksums.items() if zlib.crc32(contents.get(one, b"")) != checksum]
     if wrong or clean is None:
-        return ImageError(f"{where}.{wrong[0] if wrong else 'clean'}: damaged or missing; write the shards again")
+        return PictureError(f"{where}.{wrong[0] if wrong else 'clean'}: damaged or missing; write the shards again")
     return Pair(clean, degraded, name, group)
 
 
@@ -350,10 +350,10 @@ def _encode(pair: Pair) -> dict[str, bytes]:
     """Return the suffix and content of each picture file of a pair."""
     clean, degraded = pair.open()  # decoding proves that the bytes below are readable
     contents = {}
-    for part, picture, image in (("clean", pair.clean, clean), ("degraded", pair.degraded, degraded)):
-        if isinstance(picture, ImageFile) and pair.window is None:
+    for part, picture, pixels in (("clean", pair.clean, clean), ("degraded", pair.degraded, degraded)):
+        if isinstance(picture, PictureFile) and pair.window is None:
             path = Path(picture.path)
             contents[part + path.suffix.lower()] = path.read_bytes()
-        elif image is not None:
-            contents[f"{part}.png"] = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        elif pixels is not None:
+            contents[f"{part}.png"] = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     return contents

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from moceir.data.drawings import Drawing
 from moceir.data.pack import find_packed, is_pack
 from moceir.data.pairs import Pair
-from moceir.data.pictures import ImageFile, MatBlock, mat_blocks, tiles
+from moceir.data.pictures import MatBlock, PictureFile, mat_blocks, tiles
 from moceir.data.samples import sample_photographs
-from moceir.pictures.files import find_images
-from moceir.pictures.picture import ImageError
+from moceir.pictures.files import find_pictures
+from moceir.pictures.picture import PictureError
 
 
 class Listing(NamedTuple):
@@ -119,7 +119,7 @@ class Source(ABC):
     def _tiles(self, pair: Pair) -> Iterator[Pair]:
         try:
             windows = list(tiles(*pair.size(), size=self.tile, stride=self.stride or self.tile)) if self.tile else []
-        except ImageError:
+        except PictureError:
             windows = []  # the error recurs when the picture is read; find_faults collects all errors
         if len(windows) < 2:
             yield pair
@@ -128,23 +128,23 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanImages(Source):
+class CleanPictures(Source):
     """A folder of clean pictures, searched recursively, such as BSD400, WED or Kodak24."""
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
-        names = ((path, _stem(path, folder)) for path in find_images(folder))
-        return [Pair(ImageFile(str(path)), None, name, name) for path, name in names], []
+        names = ((path, _stem(path, folder)) for path in find_pictures(folder))
+        return [Pair(PictureFile(str(path)), None, name, name) for path, name in names], []
 
     def tile_names(self, name: str, number: int) -> tuple[str, str | None]:
         return f"{name}-{number:03d}", None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplePhotographs(CleanImages):
+class SamplePhotographs(CleanPictures):
     """The few photographs that scikit-image ships."""
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
-        return [Pair(ImageFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()], []
+        return [Pair(PictureFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()], []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ class MatchedFiles(Source):
     clean: str
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
-        files = {_stem(path, folder): path for path in reversed(find_images(folder))}
+        files = {_stem(path, folder): path for path in reversed(find_pictures(folder))}
         degraded, clean = _template(self.degraded), _template(self.clean)
         pairs, unpaired, used = [], [], set()
         for name, path in files.items():
@@ -196,7 +196,7 @@ class MatchedFiles(Source):
             if partner in files:
                 used.add(partner)
                 group = match.groupdict().get("group", name).rstrip("_")
-                pairs.append(Pair(ImageFile(str(files[partner])), ImageFile(str(path)), name, group))
+                pairs.append(Pair(PictureFile(str(files[partner])), PictureFile(str(path)), name, group))
             else:
                 unpaired.append(str(path))
         return pairs, unpaired + [str(files[name]) for name in files if clean.fullmatch(name) and name not in used]
@@ -224,7 +224,7 @@ class IsoSeries(Source):
 
     def list_files(self, folder: Path) -> tuple[list[Pair], list[str]]:
         scenes = defaultdict(list)
-        for path in find_images(folder):
+        for path in find_pictures(folder):
             name = _stem(path, folder)
             match = re.fullmatch(r"(?P<scene>.+)/NIND_[^/]+_ISO(?P<high>H?)(?P<value>\d+)([_-]\d+)?", name)
             if match:
@@ -233,7 +233,7 @@ class IsoSeries(Source):
         for scene, shots in scenes.items():
             *_, clean = min(shots)
             noisy = [(name, path) for *_, name, path in sorted(shots) if path != clean]
-            pairs += [Pair(ImageFile(str(clean)), ImageFile(str(path)), name, scene) for name, path in noisy]
+            pairs += [Pair(PictureFile(str(clean)), PictureFile(str(path)), name, scene) for name, path in noisy]
             if not noisy:
                 unpaired.append(str(clean))
         return pairs, unpaired
@@ -259,7 +259,7 @@ class PairsTable(Source):
             for row in rows:
                 degraded, clean = folder / row["degraded"], folder / row["clean"]
                 name = _stem(degraded, folder)
-                pair = Pair(ImageFile(str(clean)), ImageFile(str(degraded)), name, row.get("group") or name)
+                pair = Pair(PictureFile(str(clean)), PictureFile(str(degraded)), name, row.get("group") or name)
                 if degraded.is_file() and clean.is_file():
                     pairs.append(pair)
                 else:

@@ -18,7 +18,7 @@ from moceir.data.degradations import Degradation, checked_probability
 from moceir.data.mixture import spread, tabulate
 from moceir.data.pairs import Pair
 from moceir.data.shards import Shard, read_index, read_shard
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class StreamedCrops(Dataset[Sample]):
         """Return the sample with the key (epoch, number).
 
         Raises:
-            ImageError: when :func:`training_sample` raises it, or a shard cannot be read.
+            PictureError: when :func:`training_sample` raises it, or a shard cannot be read.
         """
         epoch, number = item
         batch, place = divmod(number, self.batch_size)
@@ -170,15 +170,15 @@ class StreamedCrops(Dataset[Sample]):
         """Yield the samples of a plan. Each visit reads its shard once, up to the last sample in the plan.
 
         Raises:
-            ImageError: when a sample is damaged, unless ``skip_broken`` is set and an intact sample can replace it.
+            PictureError: when a sample is damaged, unless ``skip_broken`` is set and an intact sample can replace it.
         """
         wanted: dict[Visit, set[int]] = defaultdict(set)
         for visit, number in plan:
             wanted[visit].add(number)
         readers = {visit: read_shard(self.root, visit.shard, numbers) for visit, numbers in wanted.items()}
-        waiting: dict[tuple[Visit, int], tuple[int, Pair | ImageError]] = {}
+        waiting: dict[tuple[Visit, int], tuple[int, Pair | PictureError]] = {}
 
-        def fetch(visit: Visit, number: int) -> tuple[Visit, int, Pair | ImageError]:
+        def fetch(visit: Visit, number: int) -> tuple[Visit, int, Pair | PictureError]:
             while (visit, number) not in waiting:
                 found, key, pair = next(readers[visit])
                 waiting[visit, found] = key, pair
@@ -190,13 +190,13 @@ class StreamedCrops(Dataset[Sample]):
         whole: tuple[Visit, int, Pair] | None = None
         for place, entry in enumerate(plan):
             visit, key, pair = fetch(*entry)
-            if isinstance(pair, ImageError):
+            if isinstance(pair, PictureError):
                 if not self.skip_broken:
                     raise pair
                 log.warning("%s; left out (data.skip_broken=true)", pair)
                 # Take the next intact sample, so that a run that resumes here takes the same one.
                 following = (fetch(*later) for later in plan[place + 1 :])
-                whole = next(((v, k, p) for v, k, p in following if not isinstance(p, ImageError)), whole)
+                whole = next(((v, k, p) for v, k, p in following if not isinstance(p, PictureError)), whole)
                 if whole is None:
                     raise pair
             else:
@@ -241,7 +241,7 @@ class StreamingDataModule(RestorationDataModule):
 
         Raises:
             ValueError: when the index is missing, or lacks datasets without ``allow_missing``.
-            ImageError: when held-out pictures cannot be read.
+            PictureError: when held-out pictures cannot be read.
         """
         index = self._index()
         self.streamed = [
@@ -303,12 +303,12 @@ class StreamingDataModule(RestorationDataModule):
         """Read evenly spaced held-out pictures: the same ones as without shards, which keep the order of names."""
         places = [(shard, number) for shard in shards for number in range(shard.samples)]
         wanted = defaultdict(set)
-        for shard, number in spread(places, self.validation_images):
+        for shard, number in spread(places, self.validation_pictures):
             wanted[shard].add(number)
         pairs = []
         for shard, numbers in wanted.items():
             for _, _, pair in read_shard(str(self.root), shard, numbers):
-                if not isinstance(pair, ImageError):
+                if not isinstance(pair, PictureError):
                     pairs.append(pair)
                 elif self.skip_broken:
                     log.warning("%s; left out (data.skip_broken=true)", pair)

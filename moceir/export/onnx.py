@@ -75,7 +75,7 @@ class OneBlock(nn.Module):
 def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """Write a network as an ONNX model that restores one picture as the network does, up to rounding.
 
-    The model takes ``image``, (1, 3, H, W) float32, RGB in [0, 1], and gives ``restored``, the same, not clamped. Its
+    The model takes ``picture``, (1, 3, H, W) float32, RGB in [0, 1], and gives ``restored``, the same, not clamped. Its
     metadata say of which network it is, of which version of this package, and which route it takes.
 
     Args:
@@ -106,8 +106,8 @@ def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None 
     choice = None if not experts else torch.tensor(experts)[:, None]
     # With gradients a network changes nothing in place.
     with recorder, torch.enable_grad():
-        image = recorder.input("image", [(1, 3, *one) for one in samples])
-        restored = network.restore_and_route(image, experts=choice).image
+        picture = recorder.input("image", [(1, 3, *one) for one in samples])
+        restored = network.restore_and_route(picture, experts=choice).restored
     recorder.graph.emit_as("restored", recorder.name(restored, torch.float32))
     lengths = ("height", "width") if size is None else size
     image_type, restored_type = (

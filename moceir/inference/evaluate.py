@@ -66,7 +66,7 @@ def evaluate(
     dataset = WholePictures(sets=sets, degradations=degradations, seed=seed)
     for degraded, clean, task, name in (dataset[index] for index in range(len(dataset))):
         restoration = engine.restore_and_route(degraded[None].to(engine.device))
-        restored = restoration.image.clamp(0, 1).cpu()
+        restored = restoration.restored.clamp(0, 1).cpu()
         filtered = torch.from_numpy(bilateral_filter(quantise(restored[0]))).permute(2, 0, 1)[None].float() / 255
         route = restoration.route
         yield Score(

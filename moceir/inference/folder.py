@@ -18,8 +18,8 @@ from moceir.engine.workers import use_one_thread
 from moceir.inference.restore import Report
 from moceir.networks.unet import UNet
 from moceir.pictures.files import lock, remove_leftovers, search
-from moceir.pictures.formats import BY_SUFFIX, IMAGE_SUFFIXES, TIFF, names
-from moceir.pictures.picture import ImageError
+from moceir.pictures.formats import BY_SUFFIX, PICTURE_SUFFIXES, TIFF, names
+from moceir.pictures.picture import PictureError
 from moceir.pictures.video import is_video
 
 
@@ -150,7 +150,7 @@ def _expand(pattern: str, *, outside: Path | None) -> _Expanded:
         fixed = pattern[: next((i for i, c in enumerate(pattern) if c in "*?["), len(pattern))]
         root = Path(f"{fixed}*").parent
         matches = (Path(match) for match in sorted(glob.glob(pattern, recursive=True)))
-        found = [match for match in matches if not match.is_dir() and match.suffix.lower() in IMAGE_SUFFIXES]
+        found = [match for match in matches if not match.is_dir() and match.suffix.lower() in PICTURE_SUFFIXES]
     # A second run into a folder below the input must not restore the first run's results.
     if outside is not None and root.resolve() in outside.resolve().parents:
         found = [file for file in found if not file.resolve().is_relative_to(outside.resolve())]
@@ -264,7 +264,7 @@ class Journal:
         entry = {"target": str(job.target.absolute()), "sha256": sha256, "source": _state(job.source)}
         self._add(entry | report._asdict())
 
-    def fail(self, job: Job, error: ImageError) -> None:
+    def fail(self, job: Job, error: PictureError) -> None:
         """Record why a picture could not be restored."""
         self._add({"target": str(job.target.absolute()), "error": str(error)})
 
@@ -294,7 +294,7 @@ Restore = Callable[[Job, Event], Report]
 
 def restore_all(
     restore: Restore, jobs: Sequence[Job], *, workers: int = 1
-) -> Iterator[tuple[Job, Report | ImageError]]:
+) -> Iterator[tuple[Job, Report | PictureError]]:
     """Restore files, several at once, and yield outcomes as they finish; a failure does not stop the others.
 
     If the caller's loop ends early, on Ctrl-C for example, the running jobs stop at once and leave no partial files.
@@ -315,10 +315,10 @@ def restore_all(
             job = futures.pop(future)
             try:
                 yield job, future.result()
-            except ImageError as error:
+            except PictureError as error:
                 yield job, error
             except Exception as error:  # a bug of ours must not stop the other pictures
-                yield job, ImageError(f"{job.source}: {type(error).__name__}: {error}")
+                yield job, PictureError(f"{job.source}: {type(error).__name__}: {error}")
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

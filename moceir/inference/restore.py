@@ -25,7 +25,7 @@ from moceir.networks.unet import UNet
 from moceir.pictures.compare import side_by_side
 from moceir.pictures.files import read_bytes, replacing, write_atomically
 from moceir.pictures.formats import MAX_PIXELS, Format, check_target, check_values, decode, encode, fit, format_for
-from moceir.pictures.picture import ImageError, Metadata, Picture, convert, highest
+from moceir.pictures.picture import Metadata, Picture, PictureError, convert, highest
 
 
 class Stopped(BaseException):
@@ -93,39 +93,41 @@ class Restorer:
             check_side(tile)
         self.post_filter, self.strength, self.texture = post_filter, strength, texture
 
-    def restore(self, image: np.ndarray) -> np.ndarray:
+    def restore(self, picture: np.ndarray) -> np.ndarray:
         """Restore an array and return one of the same shape and type.
 
         Args:
-            image: (H, W) grey; (H, W, C) with 1 channel of grey, 3 of RGB, or these and alpha, which is kept; or a
+            picture: (H, W) grey; (H, W, C) with 1 channel of grey, 3 of RGB, or these and alpha, which is kept; or a
                 batch (N, H, W, C), each of which takes its own route. uint8, uint16, or floats in [0, 1].
 
         Raises:
             ValueError: when the array is something else, or holds NaN.
         """
-        image = np.asarray(image)
-        channels = image.shape[-1] if image.ndim > 2 else 1
-        deep = image.dtype.kind == "u" and image.dtype.itemsize > 2
-        if image.dtype.kind not in "uf" or deep or image.ndim not in (2, 3, 4) or channels > 4 or not image.size:
+        picture = np.asarray(picture)
+        channels = picture.shape[-1] if picture.ndim > 2 else 1
+        deep = picture.dtype.kind == "u" and picture.dtype.itemsize > 2
+        if picture.dtype.kind not in "uf" or deep or picture.ndim not in (2, 3, 4) or channels > 4 or not picture.size:
             hint = (
-                "; channels come last: np.moveaxis(image, -3, -1)" if channels > 4 and image.shape[-3] in (1, 3) else ""
+                "; channels come last: np.moveaxis(picture, -3, -1)"
+                if channels > 4 and picture.shape[-3] in (1, 3)
+                else ""
             )
             raise ValueError(
                 "expected uint8, uint16 or floats in [0, 1], of shape (H, W), (H, W, C) or (N, H, W, C) with 1 to 4 "
-                f"channels, got {image.dtype} {image.shape}{hint}"
+                f"channels, got {picture.dtype} {picture.shape}{hint}"
             )
-        if image.ndim == 4:
-            restored = np.empty_like(image)
-            for index, one in enumerate(image):
+        if picture.ndim == 4:
+            restored = np.empty_like(picture)
+            for index, one in enumerate(picture):
                 restored[index] = self.restore(one)
             return restored
-        check_values(image)
-        restored = np.array(image, order="C")
+        check_values(picture)
+        restored = np.array(picture, order="C")
         if channels < 3:
-            grey = image if image.ndim == 2 else image[..., 0]
-            (restored if image.ndim == 2 else restored[..., 0])[...] = self.restore_pixels(grey, image.dtype)[0]
+            grey = picture if picture.ndim == 2 else picture[..., 0]
+            (restored if picture.ndim == 2 else restored[..., 0])[...] = self.restore_pixels(grey, picture.dtype)[0]
         else:
-            restored[..., :3] = self.restore_pixels(image[..., :3], image.dtype)[0]
+            restored[..., :3] = self.restore_pixels(picture[..., :3], picture.dtype)[0]
         return restored
 
     def restore_pixels(
@@ -223,7 +225,7 @@ class Restorer:
             stop: when it is set, by another thread, :class:`Stopped` is raised.
 
         Raises:
-            ImageError: when the content cannot be decoded, restored (too large for the memory, say) or encoded.
+            PictureError: when the content cannot be decoded, restored (too large for the memory, say) or encoded.
         """
         start = time.perf_counter()
         format_for(target)
@@ -250,7 +252,7 @@ class Restorer:
             experts, stop: see :meth:`restore_pixels`.
 
         Raises:
-            ImageError: when the pictures cannot be restored (too large for the memory, say) or encoded.
+            PictureError: when the pictures cannot be restored (too large for the memory, say) or encoded.
         """
         start = time.perf_counter()
         format = format_for(target)
@@ -258,14 +260,14 @@ class Restorer:
         try:
             restored, experts = self.restore_pictures(pictures, format, experts=experts, stop=stop)
         except Exception as error:  # no memory, as numpy, torch, CUDA or the system report it
-            raise ImageError(f"{name}: could not be restored ({error})") from error
+            raise PictureError(f"{name}: could not be restored ({error})") from error
         content, lost = encode(restored, target, quality=quality)
         if compare is not None:
             content_of_both = _before_and_after(pictures[0], restored[0], compare)
             try:
                 write_atomically(compare, content_of_both)
             except OSError as error:
-                raise ImageError(f"{compare}: could not be written ({error.strerror})") from error
+                raise PictureError(f"{compare}: could not be written ({error.strerror})") from error
         height, width = restored[0].size
         return content, Report(
             height=height,
@@ -298,7 +300,7 @@ class Restorer:
                 place.
 
         Raises:
-            ImageError: when the source cannot be read or restored (too large for the memory, say), or the target
+            PictureError: when the source cannot be read or restored (too large for the memory, say), or the target
                 cannot be written, which is found before anything is computed.
         """
         format_for(target)
@@ -312,7 +314,7 @@ class Restorer:
                 if before_replacing is not None:
                     before_replacing(hashlib.sha256(content).hexdigest(), report)
         except OSError as error:
-            raise ImageError(f"{target}: could not be written ({error.strerror})") from error
+            raise PictureError(f"{target}: could not be written ({error.strerror})") from error
         return report
 
 

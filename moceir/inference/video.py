@@ -19,7 +19,7 @@ from torch import Tensor
 from moceir.inference.restore import Report, Restorer
 from moceir.networks.routes import route_of
 from moceir.pictures.files import replacing
-from moceir.pictures.picture import ImageError, highest
+from moceir.pictures.picture import PictureError, highest
 from moceir.pictures.segments import Segments
 from moceir.pictures.video import rewrite
 
@@ -90,14 +90,14 @@ def restore_video(
         What was done; experts and GMACs are those of the last shot.
 
     Raises:
-        ImageError: when the source is no readable video, or the target cannot be written.
+        PictureError: when the source is no readable video, or the target cannot be written.
     """
     start = time.perf_counter()
     shots = _Shots(restorer, stop)
     try:
         status = source.stat()
     except OSError as error:
-        raise ImageError(f"{source}: could not be read ({error.strerror})") from error
+        raise PictureError(f"{source}: could not be read ({error.strerror})") from error
     try:
         about = [settings, str(source.absolute()), status.st_size, status.st_mtime_ns]
         with Segments(target, json.dumps(about)) as segments, replacing(target, reserve=status.st_size) as file:
@@ -117,12 +117,12 @@ def restore_video(
             if before_replacing is not None:
                 file.flush()
                 before_replacing(_sha256(Path(file.name)), report)
-    except ImageError:
+    except PictureError:
         raise
     except OSError as error:
-        raise ImageError(f"{target}: could not be written ({error.strerror})") from error
+        raise PictureError(f"{target}: could not be written ({error.strerror})") from error
     except (RuntimeError, MemoryError) as error:
-        raise ImageError(f"{source}: could not be restored ({error})") from error
+        raise PictureError(f"{source}: could not be restored ({error})") from error
     return report
 
 

@@ -119,7 +119,7 @@ def load_network(path: str | Path, *, topk: int | None = None) -> UNet:
     Args:
         path: ``.safetensors`` of :func:`save_network`, a Lightning checkpoint of a training run, or a published
             MoCE-IR checkpoint (``.ckpt``, ``.pt`` or ``.pth``; as ``.safetensors``, under the published names).
-        topk: experts an image takes. A published checkpoint does not tell (None means 1); for the others None
+        topk: experts a picture takes. A published checkpoint does not tell (None means 1); for the others None
             means as it was saved. Another value than the saved one removes the saved budget.
 
     Raises:

@@ -21,7 +21,7 @@ def balance_over_processes(restoration: Restoration) -> Tensor:
     size, and gradients flow back to each.
     """
     statistics = torch.stack(restoration.importance_and_load)
-    if restoration.image.requires_grad and dist.is_available() and dist.is_initialized():
+    if restoration.restored.requires_grad and dist.is_available() and dist.is_initialized():
         statistics = _SumOverProcesses.apply(statistics) / dist.get_world_size()  # type: ignore[no-untyped-call]  # torch's
     importance, load = statistics
     return balance_loss(importance, load).mean()

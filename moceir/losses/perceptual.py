@@ -104,9 +104,9 @@ class VGG19(nn.Module):
             self.register_buffer(f"weight{number}", weight, persistent=False)
             self.register_buffer(f"bias{number}", bias, persistent=False)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, picture: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) in [0, 1] -> activations of every layer."""
-        x = F.conv2d(image, self.get_buffer("weight0"), self.get_buffer("bias0"))
+        x = F.conv2d(picture, self.get_buffer("weight0"), self.get_buffer("bias0"))
         found = {}
         for number, name in enumerate(self._names, start=1):
             if name in ("relu2_1", "relu3_1"):

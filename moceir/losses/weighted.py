@@ -56,7 +56,7 @@ class WeightedLoss(nn.Module):
             clean: (B, 3, H, W) in [0, 1].
         """
         with torch.autocast(clean.device.type, enabled=False):
-            restored, clean = restoration.image.float(), clean.float()
+            restored, clean = restoration.restored.float(), clean.float()
             losses = {name: term(restored, clean) for name, term in self.terms.items()}
             if BALANCE in self.weights and restoration.routings:
                 losses[BALANCE] = balance_over_processes(restoration)

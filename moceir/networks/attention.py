@@ -77,7 +77,7 @@ def attend(mixing: Tensor, value: Tensor, project: Convolution, *, folded: bool)
         mixing: from :meth:`Gram.mixing`.
         value: of every pixel.
         project: the 1×1 that follows.
-        folded: multiply the two matrices first, which spares an operation on every pixel; for a single image.
+        folded: multiply the two matrices first, which spares an operation on every pixel; for a single picture.
     """
     mixing = mixing.to(project.weight.dtype)
     if folded:

@@ -56,7 +56,7 @@ class EncoderBlock(Block):
 
 
 class MoCE(nn.Module):
-    """Mixture of complexity experts: Σ gate_i · (x + E_i(x, s)) over the experts an image takes, then a 1×1.
+    """Mixture of complexity experts: Σ gate_i · (x + E_i(x, s)) over the experts a picture takes, then a 1×1.
 
     Attributes:
         residual: what becomes of ``x`` itself; nothing, until a network is folded.
@@ -78,38 +78,38 @@ class MoCE(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor, routing: Routing, halo: Halo = NO_HALO) -> Tensor:
         """``x``, with a halo of three rows, and ``shared``, without, routed as decided -> (B, C, H, W) without."""
-        # Each expert sees only its own images, all at once; most of a batch's cost is thus one pass.
+        # Each expert sees only its own pictures, all at once; most of a batch's cost is thus one pass.
         choices = routing.experts.tolist()
         outputs, order = [], []
         residual = self.residual(halo.crop(x))
         for index, expert in enumerate(self.experts):
-            images = [image for image, chosen in enumerate(choices) if index in chosen]
-            if images:
-                gate = routing.gates[images, index][:, None, None, None]
-                added = expert(_select(x, images), _select(shared, images), halo)
-                outputs.append(times(plus(added, _select(residual, images)), gate))
-                order += images
+            pictures = [picture for picture, chosen in enumerate(choices) if index in chosen]
+            if pictures:
+                gate = routing.gates[pictures, index][:, None, None, None]
+                added = expert(_select(x, pictures), _select(shared, pictures), halo)
+                outputs.append(times(plus(added, _select(residual, pictures)), gate))
+                order += pictures
         mixture = outputs[0] if len(outputs) == 1 else _gather(outputs, order, len(choices))
         return self.project(mixture)
 
 
-def _select(x: Tensor, images: list[int]) -> Tensor:
-    """The given images of a batch; the batch itself when that is all of them."""
-    if len(images) == len(x):
+def _select(x: Tensor, pictures: list[int]) -> Tensor:
+    """The given pictures of a batch; the batch itself when that is all of them."""
+    if len(pictures) == len(x):
         return x
-    return _pick(x, images)
+    return _pick(x, pictures)
 
 
-def _pick(x: Tensor, images: list[int]) -> Tensor:
-    """The given images; unlike ``x[images]``, whose gradient is slow."""
-    index = torch.tensor(images, device=x.device)
+def _pick(x: Tensor, pictures: list[int]) -> Tensor:
+    """The given pictures; unlike ``x[pictures]``, whose gradient is slow."""
+    index = torch.tensor(pictures, device=x.device)
     return x.index_select(0, index).contiguous(memory_format=torch.channels_last)
 
 
 def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
-    """Sum the experts' outputs, whose images stand in ``order``, into one batch."""
+    """Sum the experts' outputs, whose pictures stand in ``order``, into one batch."""
     joined = torch.cat(outputs)
-    if len(order) == batch:  # one expert an image: a permutation, no sum
+    if len(order) == batch:  # one expert a picture: a permutation, no sum
         inverse = sorted(range(batch), key=order.__getitem__)
         return _pick(joined, inverse)
     index = torch.tensor(order, device=joined.device)

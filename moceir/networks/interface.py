@@ -14,7 +14,7 @@ from moceir.networks.routing import balance_loss
 class Restoration(NamedTuple):
     """A restored batch and how it was routed."""
 
-    image: Tensor
+    restored: Tensor
     """(B, 3, H, W)."""
     routings: tuple[Routing, ...] = ()
     """One per routed layer, in the order they run; none of a network without."""
@@ -33,7 +33,7 @@ class Restoration(NamedTuple):
     @property
     def route(self) -> Tensor:
         """(layers, B, k) int64, the experts taken."""
-        return route_of(self.routings, len(self.image))
+        return route_of(self.routings, len(self.restored))
 
 
 class Network(Protocol):
@@ -47,7 +47,7 @@ class Network(Protocol):
     num_experts: int
     """Experts of each; 0 without routing."""
     topk: int
-    """Experts an image takes in each; 0 without routing."""
+    """Experts a picture takes in each; 0 without routing."""
     route_costs: RouteCosts
     mac_budget: float | None
 

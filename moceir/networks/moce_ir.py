@@ -105,14 +105,14 @@ class MoCEIR(UNet):
         num_heads: attention heads of each level, encoder and decoder alike.
         num_refinement_blocks: encoder blocks at full resolution after the decoder.
         num_experts: n, 2 to 6.
-        topk: experts an image takes in each MoCE layer.
+        topk: experts a picture takes in each MoCE layer.
         expert_kind: ``"spectral"`` (published) or ``"window"`` (self-attention, eq. 2).
         window_sizes: side of each expert's windows in pixels; None for 4, 8, 16, … (spectral) or 2, 4, 6, …
             (window, whose cost grows with the square of the side).
         gating: ``"published"``, where the restoration loss gives a top-1 router no gradient, or
             ``"straight_through"``, where it does; the forward pass is the same.
         freeze_high_pass: keep the high-pass filter before the routers as it is (published: trainable).
-        mac_budget: GMACs at 1280×720 that no image's route may exceed, the post-filter's 0.27 included; None for
+        mac_budget: GMACs at 1280×720 that no picture's route may exceed, the post-filter's 0.27 included; None for
             no limit. It is also an attribute that can be set at any time.
 
     Raises:

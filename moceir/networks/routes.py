@@ -1,4 +1,4 @@
-"""A route: which expert an image takes in each layer, what that costs, and what it may cost.
+"""A route: which expert a picture takes in each layer, what that costs, and what it may cost.
 
 Costs are multiply-adds of convolutions, linear layers and matrix products on a 1280×720 picture, known before any
 picture is seen (:mod:`moceir.networks.costs`).
@@ -22,7 +22,7 @@ POST_FILTER_MACS_PER_PIXEL = 297
 
 
 class Routing(NamedTuple):
-    """What one routed layer decided for a batch of B images with n experts, k of them taken."""
+    """What one routed layer decided for a batch of B pictures with n experts, k of them taken."""
 
     logits: Tensor
     """(B, n), before noise."""
@@ -37,7 +37,7 @@ class Routing(NamedTuple):
 
 
 def route_of(routings: Sequence[Routing], batch: int) -> Tensor:
-    """(layers, B, k) int64, the experts that a batch of B images took; (0, B, 0) without routing."""
+    """(layers, B, k) int64, the experts that a batch of B pictures took; (0, B, 0) without routing."""
     if not routings:
         return torch.zeros(0, batch, 0, dtype=torch.int64)
     return torch.stack([routing.experts for routing in routings])
@@ -56,7 +56,7 @@ class RouteCosts(NamedTuple):
         return self.base + sum(sum(sorted(layer)[:topk]) for layer in self.experts)
 
     def of(self, route: Tensor) -> Tensor:
-        """(layers, B, k) experts -> (B,) cost of each image's route."""
+        """(layers, B, k) experts -> (B,) cost of each picture's route."""
         if not self.experts:
             return torch.full(route.shape[1:2], self.base, device=route.device)
         costs = torch.tensor(self.experts, dtype=torch.int64, device=route.device)
@@ -70,11 +70,11 @@ class LayerBudget(NamedTuple):
     costs: Tensor
     """(n,) int64, of each expert."""
     ceiling: Tensor
-    """(B,) int64, for all the experts an image takes here."""
+    """(B,) int64, for all the experts a picture takes here."""
 
 
 class RoutingRules(NamedTuple):
-    """What a layer's decision on a batch of B images follows besides its features."""
+    """What a layer's decision on a batch of B pictures follows besides its features."""
 
     noise: Tensor | None = None
     """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
@@ -90,8 +90,8 @@ class Run:
 
     Attributes:
         costs: of the network's routes.
-        mac_budget: GMACs that no image's route may exceed; None for no limit.
-        topk: experts an image takes in a layer.
+        mac_budget: GMACs that no picture's route may exceed; None for no limit.
+        topk: experts a picture takes in a layer.
         noise: (layers, B, n), on the routers' logits; None for none.
         experts: (layers, B, k), those to take; None lets the routers choose.
         frequency: (B, d), what the routers know of the whole picture, once it is known.

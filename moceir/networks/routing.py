@@ -1,7 +1,7 @@
-"""Complexity-aware routing: which expert an image takes, and the loss that spreads images over experts.
+"""Complexity-aware routing: which expert a picture takes, and the loss that spreads pictures over experts.
 
-Section 3.3 of the design document. One decision per image and layer, so cost does not depend on content
-within an image, and a route is a short tuple of expert indices.
+Section 3.3 of the design document. One decision per picture and layer, so cost does not depend on content
+within a picture, and a route is a short tuple of expert indices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def importance_and_load(logits: Tensor, noisy_logits: Tensor, complexity: Tensor
         logits: (B, n), without noise.
         noisy_logits: (B, n), those the decision was taken on.
         complexity: (n,), parameters of each expert over those of the largest.
-        topk: how many experts an image takes.
+        topk: how many experts a picture takes.
     """
     importance = complexity * logits.softmax(dim=1).mean(dim=0)
     threshold = noisy_logits.topk(topk, dim=1).values[:, -1:]
@@ -45,9 +45,9 @@ def _squared_variation(x: Tensor) -> Tensor:
 
 
 class FrequencyEmbedding(Block):
-    """A vector that tells the routers how much high-frequency content an image has.
+    """A vector that tells the routers how much high-frequency content a picture has.
 
-    Depth-wise 3×3 high-pass -> GELU -> mean over the image -> two linear layers. The design document calls the
+    Depth-wise 3×3 high-pass -> GELU -> mean over the picture -> two linear layers. The design document calls the
     filter Sobel; centre 8 and rest -1 is a Laplacian. In the published weights it is trainable.
     """
 
@@ -78,7 +78,7 @@ class FrequencyEmbedding(Block):
 
 
 class Router(nn.Module):
-    """Noisy top-k gate on an image's mean features and frequency embedding, eq. 4."""
+    """Noisy top-k gate on a picture's mean features and frequency embedding, eq. 4."""
 
     complexity: Tensor
 

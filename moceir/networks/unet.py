@@ -99,7 +99,7 @@ class UNet(nn.Module):
 
     @property
     def mac_budget(self) -> float | None:
-        """GMACs at 1280×720 that no image's route may exceed, post-filter included; None for no limit.
+        """GMACs at 1280×720 that no picture's route may exceed, post-filter included; None for no limit.
 
         Raises:
             ValueError: on setting, when even the cheapest route costs more, or the number is not finite.
@@ -131,12 +131,12 @@ class UNet(nn.Module):
 
         Keyword arguments are those of :meth:`restore_and_route`.
         """
-        return self.restore_and_route(x, **routing).image
+        return self.restore_and_route(x, **routing).restored
 
     def restore_and_route(
         self, x: Tensor, *, noise: Tensor | None = None, experts: Tensor | None = None
     ) -> Restoration:
-        """Like :meth:`forward`, and return how each layer routed each image.
+        """Like :meth:`forward`, and return how each layer routed each picture.
 
         Args:
             x: (B, 3, H, W), RGB in [0, 1].

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
 
-from moceir.pictures.formats import IMAGE_SUFFIXES
-from moceir.pictures.picture import ImageError
+from moceir.pictures.formats import PICTURE_SUFFIXES
+from moceir.pictures.picture import PictureError
 
 try:
     import fcntl
@@ -46,13 +46,13 @@ def search(folder: Path) -> Found:
         files += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
     files.sort()
     return Found(
-        [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()],
-        [path for path in files if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir()],
+        [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()],
+        [path for path in files if path.suffix.lower() not in PICTURE_SUFFIXES or path.is_dir()],
         sorted(unreadable),
     )
 
 
-def find_images(folder: Path) -> list[Path]:
+def find_pictures(folder: Path) -> list[Path]:
     """List all picture files below a folder, sorted by path; skip hidden files and folders."""
     return search(folder).pictures
 
@@ -66,17 +66,17 @@ def read_bytes(path: Path) -> bytes:
     """Read a file's content once.
 
     Raises:
-        ImageError: when it cannot be read, or is not a file but a pipe or a device, which might never end.
+        PictureError: when it cannot be read, or is not a file but a pipe or a device, which might never end.
     """
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ImageError(f"{path}: not a file but a folder, a pipe or a device")
+                raise PictureError(f"{path}: not a file but a folder, a pipe or a device")
             return file.read()
     except OSError as error:
-        raise ImageError(f"{path}: could not be read ({error.strerror})") from error
+        raise PictureError(f"{path}: could not be read ({error.strerror})") from error
     except MemoryError as error:
-        raise ImageError(f"{path}: not enough memory to read it") from error
+        raise PictureError(f"{path}: not enough memory to read it") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moceir.extras import remedy
-from moceir.pictures.picture import ImageError, Picture, convert
+from moceir.pictures.picture import Picture, PictureError, convert
 from moceir.pictures.profiles import is_srgb
 
 #: The most pixels, over all frames, that a file may have unless the caller allows more.
@@ -83,7 +83,7 @@ _MARKS = (
 
 BY_SUFFIX = {suffix: format for format in FORMATS for suffix in format.suffixes}
 #: The suffixes of the files that can be read here.
-IMAGE_SUFFIXES = frozenset(suffix for suffix, format in BY_SUFFIX.items() if format.available)
+PICTURE_SUFFIXES = frozenset(suffix for suffix, format in BY_SUFFIX.items() if format.available)
 
 
 def names(*, written: bool = False) -> str:
@@ -110,11 +110,11 @@ def format_for(path: Path) -> Format:
     """Return the format for writing a file of this name.
 
     Raises:
-        ImageError: when the suffix is not a format's, or the format cannot be written here.
+        PictureError: when the suffix is not a format's, or the format cannot be written here.
     """
     format = BY_SUFFIX.get(path.suffix.lower())
     if format is None or not format.written:
-        raise ImageError(f"{path}: cannot write this format; use one of {names(written=True)}")
+        raise PictureError(f"{path}: cannot write this format; use one of {names(written=True)}")
     _need(format, path)
     return format
 
@@ -128,25 +128,25 @@ def decode(data: bytes, name: str, *, max_pixels: int | None = MAX_PIXELS) -> li
         max_pixels: of all pictures together; None for any number.
 
     Raises:
-        ImageError: when it is empty, damaged, too large or of no known kind, or holds values that are not finite.
+        PictureError: when it is empty, damaged, too large or of no known kind, or holds values that are not finite.
     """
     if not data:
-        raise ImageError(f"{name}: the file is empty")
+        raise PictureError(f"{name}: the file is empty")
     format = format_of(data, name)
     if format is None:
-        raise ImageError(f"{name}: not a readable picture (none of {names()})")
+        raise PictureError(f"{name}: not a readable picture (none of {names()})")
     _need(format, name)
     try:
         pictures = import_module(f"moceir.pictures.{format.module}").decode(data, format, max_pixels)
         for picture in pictures:
             check_values(picture.pixels)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from error
     except MemoryError as error:
-        raise ImageError(f"{name}: not enough memory to decode it") from error
+        raise PictureError(f"{name}: not enough memory to decode it") from error
     except Exception as error:  # each library has its own ways to say that a file is damaged
         reason = " ".join(str(error).split())
-        raise ImageError(f"{name}: not a readable picture ({format.name}: {reason})") from error
+        raise PictureError(f"{name}: not a readable picture ({format.name}: {reason})") from error
     return pictures
 
 
@@ -159,7 +159,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
         quality: 1 to 100, of JPEG, WebP and AVIF; None for 95 or, of WebP, no loss.
 
     Raises:
-        ImageError: when the suffix is no format, or the format cannot hold the pictures.
+        PictureError: when the suffix is no format, or the format cannot hold the pictures.
     """
     format = format_for(path)
     check_target(pictures, format, path)
@@ -167,7 +167,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
     try:
         return import_module(f"moceir.pictures.{format.module}").encode(pictures, format, quality)
     except Exception as error:
-        raise ImageError(f"{path}: could not be encoded as {format.name} ({error})") from error
+        raise PictureError(f"{path}: could not be encoded as {format.name} ({error})") from error
 
 
 def fit(picture: Picture, format: Format) -> Picture:
@@ -194,33 +194,33 @@ def fit(picture: Picture, format: Format) -> Picture:
 
 
 def check_target(pictures: Sequence[Picture], format: Format, path: Path) -> None:
-    """Raise ImageError when a file cannot hold this many pictures, or their colours."""
+    """Raise PictureError when a file cannot hold this many pictures, or their colours."""
     if len(pictures) > 1 and not format.frames:
-        raise ImageError(f"{path}: {format.name} holds one picture, not {len(pictures)}; use TIFF, PNG, WebP or GIF")
+        raise PictureError(f"{path}: {format.name} holds one picture, not {len(pictures)}; use TIFF, PNG, WebP or GIF")
     profile = pictures[0].metadata.profile
     if profile and not format.profiles and not is_srgb(profile):
-        raise ImageError(f"{path}: {format.name} is written in sRGB only, not with a colour profile; use TIFF or PNG")
+        raise PictureError(f"{path}: {format.name} is written in sRGB only, not with a colour profile; use TIFF or PNG")
 
 
 def check_size(height: int, width: int, frames: int, max_pixels: int | None) -> None:
-    """Raise ImageError when a file's header declares too many pixels, or none."""
+    """Raise PictureError when a file's header declares too many pixels, or none."""
     pixels = height * width * frames
     if not pixels:
-        raise ImageError(f"not a readable picture: {width}×{height} pixels")
+        raise PictureError(f"not a readable picture: {width}×{height} pixels")
     if max_pixels is not None and pixels > max_pixels:
-        raise ImageError(f"{pixels:,} pixels; --max-pixels allows {max_pixels:,}, and 0 any number")
+        raise PictureError(f"{pixels:,} pixels; --max-pixels allows {max_pixels:,}, and 0 any number")
 
 
 def check_values(pixels: np.ndarray) -> None:
-    """Raise ImageError when floats are not finite, or not from 0 to 1."""
+    """Raise PictureError when floats are not finite, or not from 0 to 1."""
     if pixels.dtype.kind == "f":
         low, high = pixels.min(), pixels.max()  # NaN when one is
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise ImageError("holds values that are not finite (NaN or infinity); replace them first")
+            raise PictureError("holds values that are not finite (NaN or infinity); replace them first")
         if low < 0 or high > 1:
-            raise ImageError(f"holds values from {low:.4g} to {high:.4g}; scale them to 0 to 1 first")
+            raise PictureError(f"holds values from {low:.4g} to {high:.4g}; scale them to 0 to 1 first")
 
 
 def _need(format: Format, name: object) -> None:
     if not format.available:
-        raise ImageError(f"{name}: {missing(format)}")
+        raise PictureError(f"{name}: {missing(format)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from moceir.pictures.boxes import box, boxes
 from moceir.pictures.formats import Format, check_size
-from moceir.pictures.picture import ImageError, Metadata, Picture, upright, widen
+from moceir.pictures.picture import Metadata, Picture, PictureError, upright, widen
 
 _INCH = 0.0254
 _EXIF = b"JpgTiffExif->JP2"
@@ -27,7 +27,9 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     check_size(height, width, 1, max_pixels)
     colour = header.get(b"colr", b"\1")
     if b"pclr" in header or (colour[0] == _ENUMERATED and colour[3:7] not in (_SRGB, _GREY)):
-        raise ImageError("a JPEG 2000 of indexed colours or of another colour space than RGB or grey; convert it first")
+        raise PictureError(
+            "a JPEG 2000 of indexed colours or of another colour space than RGB or grey; convert it first"
+        )
     # Without the boxes around it, because with them the decoder would apply the profile, in 8 bits.
     samples = imagecodecs.jpeg2k_decode(next(content for kind, content in parts if kind == b"jp2c"))
     if samples.dtype not in (np.uint8, np.uint16):

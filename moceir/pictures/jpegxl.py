@@ -14,7 +14,7 @@ import pyjpegxl
 
 from moceir.pictures.boxes import box
 from moceir.pictures.formats import Format, check_size
-from moceir.pictures.picture import ImageError, Metadata, Picture, upright, widen
+from moceir.pictures.picture import Metadata, Picture, PictureError, upright, widen
 from moceir.pictures.profiles import is_srgb, name_of
 
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -27,11 +27,11 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     about = pyjpegxl.probe(data)
     check_size(about.height, about.width, 1, max_pixels)
     if about.icc and about.bits_per_sample < 32 and name_of(about.icc).endswith(_LINEAR):
-        raise ImageError("a lossy JPEG XL with a profile, which is decoded as linear light; convert it to TIFF first")
+        raise PictureError("a lossy JPEG XL with a profile, which is decoded as linear light; convert it to TIFF first")
     samples = imagecodecs.jpegxl_decode(data)
     channels = about.num_color_channels + about.has_alpha
     if samples.shape not in ((about.height, about.width), (about.height, about.width, channels)):
-        raise ImageError("an animated JPEG XL, or one of other channels than grey, RGB and alpha; convert it first")
+        raise PictureError("an animated JPEG XL, or one of other channels than grey, RGB and alpha; convert it first")
     if samples.dtype.kind == "u":
         samples = widen(samples, about.bits_per_sample)
     samples = samples.reshape(*samples.shape[:2], channels)

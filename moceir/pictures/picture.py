@@ -12,7 +12,7 @@ from moceir.pictures import exif
 AlphaKind = Literal["straight", "premultiplied", "unspecified"]
 
 
-class ImageError(ValueError):
+class PictureError(ValueError):
     """A file that cannot be read as a picture, or a picture that cannot be written; the message names it."""
 
 

@@ -17,7 +17,7 @@ from PIL import PngImagePlugin
 
 from moceir.pictures import pillow
 from moceir.pictures.formats import Format, check_size
-from moceir.pictures.picture import ImageError, Metadata, Picture, upright
+from moceir.pictures.picture import Metadata, Picture, PictureError, upright
 
 _INCH = 0.0254
 _XMP_KEY = b"XML:com.adobe.xmp"
@@ -36,7 +36,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     warnings = tuple(f"a damaged {kind.decode('latin-1')} chunk is left out" for kind in damaged)
     if any(kind == b"acTL" for kind, _ in chunks):
         if bits > 8:
-            raise ImageError("an animated PNG of 16 bits, which is not supported; save its frames as files")
+            raise PictureError("an animated PNG of 16 bits, which is not supported; save its frames as files")
         image = PngImagePlugin.PngImageFile(io.BytesIO(data))
         frames = pillow.frames_of(image, (), max_pixels)
         return [upright(replace(picture, metadata=about, warnings=warnings)) for picture in frames]

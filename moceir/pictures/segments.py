@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from moceir.pictures.files import lock
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 class Packet(NamedTuple):
@@ -45,7 +45,7 @@ class Segments:
         settings: what determines the segments; segments with other settings are discarded.
 
     Raises:
-        ImageError: when another run is writing the target.
+        PictureError: when another run is writing the target.
     """
 
     def __init__(self, target: Path, settings: str) -> None:
@@ -56,7 +56,7 @@ class Segments:
         self._file = self.path.open("a+b")
         if not lock(self._file):
             self._file.close()
-            raise ImageError(f"{target}: another run restores into it")
+            raise PictureError(f"{target}: another run restores into it")
         self._file.seek(0)
         first = json.dumps(settings).encode() + b"\n"
         self.done: list[Segment] = []

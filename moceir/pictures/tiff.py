@@ -14,7 +14,7 @@ from PIL import Image
 
 from moceir.pictures import exif
 from moceir.pictures.formats import Format, check_size
-from moceir.pictures.picture import AlphaKind, ImageError, Metadata, Picture, convert, highest, upright, widen
+from moceir.pictures.picture import AlphaKind, Metadata, Picture, PictureError, convert, highest, upright, widen
 from moceir.pictures.pillow import cmyk_to_srgb
 
 _XMP, _PROFILE, _LAYERS, _DNG = 700, 34675, 37724, 50706
@@ -36,7 +36,7 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
     """Decode all pages except thumbnails.
 
     Raises:
-        ImageError: when a page holds other than grey, RGB, CMYK or indexed colours of a depth that can be restored.
+        PictureError: when a page holds other than grey, RGB, CMYK or indexed colours of a depth that can be restored.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = [cast(tifffile.TiffPage, page) for page in file.pages]
@@ -49,9 +49,9 @@ def decode(data: bytes, format: Format, max_pixels: int | None) -> list[Picture]
 def _page(page: tifffile.TiffPage, data: bytes, warnings: tuple[str, ...], *, classic: bool, order: str) -> Picture:
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
         if not count or offset + count > len(data):
-            raise ImageError("not a readable picture (TIFF: cut short, parts of it are missing)")
+            raise PictureError("not a readable picture (TIFF: cut short, parts of it are missing)")
     if _DNG in page.tags:
-        raise ImageError("camera raw (DNG), of which this would be a preview; give it its suffix, .dng")
+        raise PictureError("camera raw (DNG), of which this would be a preview; give it its suffix, .dng")
     about, lost = _metadata(page, data, classic=classic, order=cast(exif.ByteOrder, order))
     samples, bits = _values(page)
     kind = _kind(page)
@@ -100,13 +100,15 @@ def _values(page: tifffile.TiffPage) -> tuple[np.ndarray, int]:
     extra = len(page.extrasamples)
     colours = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}.get(kind)
     if colours is None or (kind == "YCBCR" and page.compression not in _JPEG):
-        raise ImageError(f"colours of kind {kind}, which cannot be restored; convert it to RGB")
+        raise PictureError(f"colours of kind {kind}, which cannot be restored; convert it to RGB")
     if channels != colours + extra or extra > 1 or (extra and kind in ("PALETTE", "SEPARATED")) or page.imagedepth > 1:
-        raise ImageError(f"{channels} channels of kind {kind}, {extra} of them extra; convert it to RGB, grey or RGBA")
+        raise PictureError(
+            f"{channels} channels of kind {kind}, {extra} of them extra; convert it to RGB, grey or RGBA"
+        )
     # 1 unsigned, 3 floats; signed integers would come out wrong without a word.
     dtype = page.dtype
     if dtype is None or dtype.kind not in "buf" or dtype.itemsize * 8 > (16 if dtype.kind == "u" else 64):
-        raise ImageError(f"values of type {dtype or page.sampleformat}; convert them to 8 or 16 bits or floats")
+        raise PictureError(f"values of type {dtype or page.sampleformat}; convert them to 8 or 16 bits or floats")
     samples = page.asarray()
     if page.planarconfig == 2 and channels > 1:
         samples = np.moveaxis(samples, 0, -1)

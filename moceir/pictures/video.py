@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from moceir.extras import remedy
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 from moceir.pictures.segments import Packet, Segments
 
 #: Suffixes of containers that hold any number of streams, with the name of FFmpeg's writer for each.
@@ -62,29 +62,29 @@ def rewrite(
         Height, width, and the number of frames.
 
     Raises:
-        ImageError: when PyAV is not installed, or the source is no readable video.
+        PictureError: when PyAV is not installed, or the source is no readable video.
     """
     if not find_spec("av"):
-        raise ImageError(remedy(f"{source}: video", "PyAV", "video"))
+        raise PictureError(remedy(f"{source}: video", "PyAV", "video"))
     import av
 
     container = CONTAINERS[suffix.lower()]
     try:
         with av.open(str(source)) as reader:
             if not reader.streams.video or reader.streams.video[0].time_base is None:
-                raise ImageError(f"{source}: holds no video")
+                raise PictureError(f"{source}: holds no video")
             ticks = reader.streams.video[0].time_base.denominator
             _check_copies(av, reader, container)
             _restore(av, reader, container, segments, change, seen)
         if not segments.done:
-            raise ImageError(f"{source}: holds no frames")
+            raise PictureError(f"{source}: holds no frames")
         with av.open(str(source)) as reader:
             # In thousandths of a second, as it would be, the begin of the first frame is not exact.
             scale = {"movie_timescale": str(ticks)}
             with av.open(target, "w", format=container, options=scale if container in ("mp4", "mov") else {}) as writer:
                 _join(av, reader, writer, segments)
     except av.FFmpegError as error:
-        raise ImageError(f"{source}: not a readable video ({error.strerror})") from error
+        raise PictureError(f"{source}: not a readable video ({error.strerror})") from error
     height, width = segments.done[0].about["size"]
     return height, width, segments.frames
 
@@ -97,7 +97,7 @@ def _check_copies(av: ModuleType, reader: Any, container: str) -> None:
                 if stream.type in _COPIED:
                     writer.add_stream_from_template(stream)
             except ValueError as error:
-                raise ImageError(f"{reader.name}: {error}, and sound and subtitles are copied; use .mkv") from error
+                raise PictureError(f"{reader.name}: {error}, and sound and subtitles are copied; use .mkv") from error
 
 
 def _restore(
@@ -120,7 +120,7 @@ def _restore(
 
     for frame in reader.decode(video):
         if frame.pts is None:
-            raise ImageError(f"{reader.name}: holds frames without a time")
+            raise PictureError(f"{reader.name}: holds frames without a time")
         deep = frame.format.components[0].bits > 8
         layout = "rgb48le" if deep else "rgb24"
         frames += 1

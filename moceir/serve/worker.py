@@ -44,7 +44,7 @@ from moceir.pictures.formats import (
     format_of,
     names,
 )
-from moceir.pictures.picture import ImageError, Picture
+from moceir.pictures.picture import Picture, PictureError
 from moceir.serve.degrade import degrade, psnr
 from moceir.serve.messages import Message, packed, read_message
 
@@ -105,7 +105,7 @@ class Worker:
             return getattr(self, f"_{job}")(data, **options)
         except Stopped:
             return {"status": 499, "error": "nobody waits for this any more"}, b""
-        except ImageError as error:
+        except PictureError as error:
             return {"status": 422, "error": str(error)}, b""
         except ValueError as error:
             return {"status": 400, "error": str(error)}, b""

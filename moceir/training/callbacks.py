@@ -16,8 +16,8 @@ from torch import Tensor
 from moceir.data.datasets import Batch, Sample
 from moceir.inference.postprocess import quantise
 from moceir.inspection import RouteTally, plot_tally
-from moceir.pictures.arrays import write_image
-from moceir.pictures.picture import ImageError
+from moceir.pictures.arrays import write_picture
+from moceir.pictures.picture import PictureError
 from moceir.training.module import RestorationModule
 from moceir.worth import account, plot_worth
 
@@ -143,7 +143,7 @@ class Panel(Callback):
     ) -> None:
         for index, task in enumerate(batch.tasks):
             if trainer.is_global_zero and task not in self._rows:
-                pictures = (batch.degraded[index], outputs["restoration"].image[index], batch.clean[index])
+                pictures = (batch.degraded[index], outputs["restoration"].restored[index], batch.clean[index])
                 self._rows[task] = np.hstack([self._middle(quantise(picture)) for picture in pictures])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,17 +152,17 @@ class Panel(Callback):
         panel = np.vstack(list(self._rows.values()))
         self._rows.clear()
         try:
-            write_image(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
-        except ImageError as error:
+            write_picture(self.folder / f"epoch-{trainer.current_epoch:04d}.png", panel)
+        except PictureError as error:
             log.warning("%s; training continues without this panel", error)
         show(trainer, "panel", panel)
 
-    def _middle(self, image: np.ndarray) -> np.ndarray:
+    def _middle(self, picture: np.ndarray) -> np.ndarray:
         """Crop the square in the middle, and pad a smaller picture with grey."""
         square = np.full((self.side, self.side, 3), 128, np.uint8)
-        height, width = (min(self.side, length) for length in image.shape[:2])
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        square[:height, :width] = image[top : top + height, left : left + width]
+        height, width = (min(self.side, length) for length in picture.shape[:2])
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        square[:height, :width] = picture[top : top + height, left : left + width]
         return square
 
 

@@ -86,7 +86,7 @@ class RestorationModule(LightningModule):
         if compile:
             for layer in network.modules():
                 if isinstance(layer, MoCE):
-                    # The number of images per expert varies between batches, and would fail the compiled code's checks.
+                    # The number of pictures per expert varies and would fail the compiled code's checks.
                     layer.forward = torch.compiler.disable(layer.forward)  # type: ignore[method-assign]
             self.restore = torch.compile(network.restore_and_route, backend=compile)
         self.scores = nn.ModuleDict()
@@ -141,15 +141,15 @@ class RestorationModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> StepOutput:
         restoration = self.restore(batch.degraded)
-        restored = restoration.image.float().clamp(0, 1)
+        restored = restoration.restored.float().clamp(0, 1)
         for index, (task, name) in enumerate(zip(batch.tasks, batch.names, strict=True)):
-            image, clean = restored[index : index + 1], batch.clean[index : index + 1]
-            of_image = {
-                "psnr": peak_signal_noise_ratio(image, clean, data_range=1.0),
-                "ssim": structural_similarity_index_measure(image, clean, data_range=1.0),
+            picture, clean = restored[index : index + 1], batch.clean[index : index + 1]
+            of_picture = {
+                "psnr": peak_signal_noise_ratio(picture, clean, data_range=1.0),
+                "ssim": structural_similarity_index_measure(picture, clean, data_range=1.0),
             }
             for group in {task, name.partition("/")[0]}:
-                for score, value in of_image.items():
+                for score, value in of_picture.items():
                     self.scores[f"{score}/{group}"](value)
         return {"loss": None, "restoration": restoration}
 

@@ -21,7 +21,7 @@ from moceir.inference.video import restore_video
 from moceir.networks.unet import UNet
 from moceir.pictures.files import remove_leftovers
 from moceir.pictures.formats import MAX_PIXELS
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 from moceir.pictures.video import is_video
 
 log = logging.getLogger(__name__)
@@ -111,8 +111,8 @@ class RestoreFiles(LightningModule):
         try:
             self._restore(job, partial(journal.note, job))
         except Exception as error:  # even a bug must not prevent the other pictures
-            fault = ImageError(f"{job.source}: {type(error).__name__}: {error}")
-            failure = error if isinstance(error, ImageError) else fault
+            fault = PictureError(f"{job.source}: {type(error).__name__}: {error}")
+            failure = error if isinstance(error, PictureError) else fault
             self.failed += 1
             journal.fail(job, failure)
             log.error("%s", failure)

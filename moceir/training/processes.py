@@ -28,5 +28,5 @@ def number_of_processes(*, batch_size: int | None) -> int:
 
 def strategy(*, devices: int, num_nodes: int) -> str:
     """Return the name of Lightning's strategy for one process, or for several that average their gradients."""
-    # An expert that no image took has no gradient.
+    # An expert that no picture took has no gradient.
     return "auto" if devices * num_nodes == 1 else "ddp_find_unused_parameters_true"

@@ -37,7 +37,7 @@ _RANGES = {
     "warmup_steps": _whole(0),
     "data.crop": _whole(1),
     "data.batch_size": _whole(1),
-    "data.validation_images": _whole(0),
+    "data.validation_pictures": _whole(0),
     "data.num_workers": _whole(0),
     "data.allow_missing": Range("true or false", lambda value: isinstance(value, bool)),
     "data.sets.*.repeat": _whole(1),

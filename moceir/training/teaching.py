@@ -78,7 +78,7 @@ class ByResult:
         prices = []
         for expert in range(network.num_experts):
             route = all_layers(network, torch.full((len(degraded),), expert, device=degraded.device))
-            error = (network.restore_and_route(degraded, noise=noise, experts=route).image - clean).float()
+            error = (network.restore_and_route(degraded, noise=noise, experts=route).restored - clean).float()
             cost = network.route_costs.of(route).to(error.device) / 1e9
             # The offset makes errors below half an 8-bit level insignificant.
             prices.append(

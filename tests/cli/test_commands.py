@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from moceir import MoCEIR, NAFNet, __version__, save_network
 from moceir.cli.main import app
 from moceir.inference.postprocess import bilateral_filter
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 
 def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -25,8 +25,8 @@ def moceir(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_restore_names_unreadable_files_and_restores_the_others(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "in" / "a.png", photograph)
-    write_image(tmp_path / "in" / "deep" / "b.jpg", photograph)
+    write_picture(tmp_path / "in" / "a.png", photograph)
+    write_picture(tmp_path / "in" / "deep" / "b.jpg", photograph)
     (tmp_path / "in" / "broken [1].png").write_bytes(b"broken")
     run = moceir("restore", tmp_path / "in", "-o", tmp_path / "out")
     assert run.returncode == 1
@@ -34,7 +34,7 @@ def test_restore_names_unreadable_files_and_restores_the_others(photograph: np.n
     assert "broken [1].png: not a readable picture" in run.stderr
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["a.png", "deep/b.jpg"]
-    assert not np.array_equal(read_image(tmp_path / "out" / "a.png"), photograph)
+    assert not np.array_equal(read_picture(tmp_path / "out" / "a.png"), photograph)
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
@@ -58,13 +58,13 @@ def test_training_is_a_command_too(tmp_path: Path) -> None:
 
 
 def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", photograph)
+    write_picture(tmp_path / "a.png", photograph)
     save_network(MoCEIR(), tmp_path / "identity.safetensors")
     arguments = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     weights = ["--weights", str(tmp_path / "identity.safetensors")]
     run = CliRunner().invoke(app, [*arguments, *weights, "--filter", "--format", "BMP", "--mac-budget", "0"])
     assert run.exit_code == 0, run.output
-    assert np.array_equal(read_image(tmp_path / "out" / "a.bmp"), bilateral_filter(photograph))
+    assert np.array_equal(read_picture(tmp_path / "out" / "a.bmp"), bilateral_filter(photograph))
     refused = CliRunner().invoke(app, [*arguments, "--format", "psd"])
     assert "--format psd: use one of PNG, JPEG" in str(refused.exception)
     refused = CliRunner().invoke(app, [*arguments, "--weights", "moce_ir_30g", "--mac-budget", "5"])
@@ -85,7 +85,7 @@ def test_macs_prints_parameters_experts_and_routes(tmp_path: Path) -> None:
 
 
 def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "clean" / "a.png", photograph)
+    write_picture(tmp_path / "clean" / "a.png", photograph)
     save_network(MoCEIR(), tmp_path / "identity.safetensors")
     arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "identity.safetensors")]
     output = ["--json", str(tmp_path / "new" / "s.json")]
@@ -102,7 +102,7 @@ def test_evaluate_scores_an_identity_as_the_noise(photograph: np.ndarray, tmp_pa
 
 
 def test_evaluate_a_network_without_routes(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "clean" / "a.png", photograph)
+    write_picture(tmp_path / "clean" / "a.png", photograph)
     save_network(NAFNet(dim=4, num_blocks=(1, 1), num_decoder_blocks=(1,)), tmp_path / "naf.safetensors")
     arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "naf.safetensors"), "--sigma", "10"]
     run = CliRunner().invoke(app, arguments)
@@ -111,7 +111,7 @@ def test_evaluate_a_network_without_routes(photograph: np.ndarray, tmp_path: Pat
 
 
 def test_evaluate_with_the_benchmark_s_degradations(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "clean" / "a.png", photograph)
+    write_picture(tmp_path / "clean" / "a.png", photograph)
     save_network(MoCEIR(), tmp_path / "identity.safetensors")
     arguments = ["evaluate", str(tmp_path / "clean"), "--weights", str(tmp_path / "identity.safetensors")]
     both = ["--degradation", "benchmark", "--mac-budget", "0", "--mac-budget", "30", "--json", str(tmp_path / "s.json")]
@@ -131,7 +131,7 @@ def test_demo_improves_the_photograph(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     before, after = map(float, re.findall(r"([\d.]+) dB", run.output))
     assert after > before + 8
-    assert read_image(tmp_path / "comparison.png").shape == (300 + 32, 3 * 451, 3)
+    assert read_picture(tmp_path / "comparison.png").shape == (300 + 32, 3 * 451, 3)
 
 
 def test_serve_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

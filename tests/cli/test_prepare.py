@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from moceir.cli.main import app
 from moceir.cli.options import load_sources
-from moceir.pictures.arrays import read_image, write_image
-from moceir.pictures.picture import ImageError
+from moceir.pictures.arrays import read_picture, write_picture
+from moceir.pictures.picture import PictureError
 
 
 def prepare(*arguments: object) -> tuple[int, str]:
@@ -57,8 +57,8 @@ def test_tiles_equal_those_of_training_and_a_killed_command_is_completed(tree: P
     assert len(tiled.pairs) == len(native.pairs) == 9
     for ours, original in zip(tiled.pairs, native.pairs, strict=True):
         assert ours.group == original.group
-        for image, expected in zip(ours.open(), original.open(), strict=True):
-            assert np.array_equal(image, expected)
+        for picture, expected in zip(ours.open(), original.open(), strict=True):
+            assert np.array_equal(picture, expected)
 
     whole = snapshot(tmp_path)
     lost = list(tmp_path.rglob("*-003.png"))
@@ -100,9 +100,9 @@ def test_packed_datasets_are_found_again(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_broken_picture_stops_packing_by_name(tmp_path: Path, photograph: np.ndarray) -> None:
-    write_image(tmp_path / "in" / "a.png", photograph)
+    write_picture(tmp_path / "in" / "a.png", photograph)
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:-40])
-    with pytest.raises(ImageError, match=r"b\.png: not a readable picture"):
+    with pytest.raises(PictureError, match=r"b\.png: not a readable picture"):
         prepare("pack", tmp_path / "in", "-o", tmp_path / "out", "--data", "photographs")
     assert not list((tmp_path / "out").glob("*"))
-    assert np.array_equal(read_image(tmp_path / "in" / "a.png"), photograph)
+    assert np.array_equal(read_picture(tmp_path / "in" / "a.png"), photograph)

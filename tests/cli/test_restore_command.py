@@ -19,13 +19,13 @@ from typer.testing import CliRunner, Result
 from moceir import MoCEIR, save_network
 from moceir.cli.main import app
 from moceir.inference.folder import Journal
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 
 @pytest.fixture
 def album(tmp_path: Path, photograph: np.ndarray) -> Path:
     for name in ("a.png", "deep/b.png"):
-        write_image(tmp_path / "album" / name, photograph)
+        write_picture(tmp_path / "album" / name, photograph)
     (tmp_path / "album" / "notes.txt").write_text("no picture")
     (tmp_path / "album" / "deep" / "c.svg").write_text("none that can be read")
     return tmp_path / "album"
@@ -75,7 +75,7 @@ def test_in_place(album: Path, photograph: np.ndarray) -> None:
     before = files(album)
     assert restore(album, "--in-place").exit_code == 0
     assert files(album) == before
-    assert not np.array_equal(read_image(album / "a.png"), photograph)
+    assert not np.array_equal(read_picture(album / "a.png"), photograph)
     refused = restore(album, "--in-place", "--skip-existing")
     assert "every target exists" in str(refused.exception)
 
@@ -83,10 +83,10 @@ def test_in_place(album: Path, photograph: np.ndarray) -> None:
 def test_compare_shows_before_and_after(album: Path, tmp_path: Path, photograph: np.ndarray) -> None:
     assert restore(album, "-o", tmp_path / "out", "--compare", tmp_path / "both").exit_code == 0
     assert files(tmp_path / "both") == ["a.png.jpg", "deep/b.png.jpg"]
-    both = read_image(tmp_path / "both" / "a.png.jpg")
+    both = read_picture(tmp_path / "both" / "a.png.jpg")
     assert both.shape == (60 + 32, 2 * 80, 3)
     assert np.abs(both[32:, :80].astype(int) - photograph).mean() < 3
-    assert np.abs(both[32:, 80:].astype(int) - read_image(tmp_path / "out" / "a.png")).mean() < 3
+    assert np.abs(both[32:, 80:].astype(int) - read_picture(tmp_path / "out" / "a.png")).mean() < 3
 
 
 def test_standard_input_and_output(album: Path, tmp_path: Path) -> None:
@@ -94,15 +94,15 @@ def test_standard_input_and_output(album: Path, tmp_path: Path) -> None:
     content = (album / "a.png").read_bytes()
     piped = restore("-", "-o", "-", content=content)
     assert piped.stdout_bytes == (tmp_path / "a.png").read_bytes()
-    with Image.open(io.BytesIO(restore("-", "--format", "webp", content=content).stdout_bytes)) as image:
-        assert image.format == "WEBP"
+    with Image.open(io.BytesIO(restore("-", "--format", "webp", content=content).stdout_bytes)) as picture:
+        assert picture.format == "WEBP"
     assert "standard input: not a readable picture" in str(restore("-", content=b"nothing").exception)
     assert "- is for one picture" in str(restore("-", "--in-place", content=content).exception)
 
 
 def test_strength_and_limits(album: Path, tmp_path: Path, photograph: np.ndarray) -> None:
     assert restore(album / "a.png", "-o", tmp_path / "same.png", "--strength", 0).exit_code == 0
-    assert np.array_equal(read_image(tmp_path / "same.png"), photograph)
+    assert np.array_equal(read_picture(tmp_path / "same.png"), photograph)
     run = restore(album / "a.png", "-o", tmp_path / "a.jpg", "--max-pixels", 4000)
     assert run.exit_code == 1
     assert "4,800 pixels; --max-pixels allows 4,000" in run.stderr
@@ -115,7 +115,7 @@ def test_strength_and_limits(album: Path, tmp_path: Path, photograph: np.ndarray
 
 def test_two_shards_make_what_one_run_makes(tmp_path: Path, photograph: np.ndarray) -> None:
     for index in range(5):
-        write_image(tmp_path / "in" / f"{index}.png", np.roll(photograph, index, axis=1))
+        write_picture(tmp_path / "in" / f"{index}.png", np.roll(photograph, index, axis=1))
     assert restore(tmp_path / "in", "-o", tmp_path / "one").exit_code == 0
     for shards, count in (("1/2", 3), ("2/2", 2)):
         run = restore(tmp_path / "in", "-o", tmp_path / "two", "--shards", shards)
@@ -136,7 +136,7 @@ def test_two_shards_make_what_one_run_makes(tmp_path: Path, photograph: np.ndarr
 def test_an_interrupted_run_is_continued(tmp_path: Path, photograph: np.ndarray, number: signal.Signals) -> None:
     """No file is left incomplete, finished pictures are not restored again, and the result equals that of one run."""
     for index in range(30):
-        write_image(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
+        write_picture(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
     save_network(network, tmp_path / "identity.safetensors")
     out = tmp_path / "out"
@@ -163,5 +163,6 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, photograph: np.ndarray,
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())
     assert files(out) == [f"{index:02d}.png" for index in range(30)]
     assert all(
-        np.array_equal(read_image(out / f"{index:02d}.png"), np.roll(photograph, index, axis=1)) for index in range(30)
+        np.array_equal(read_picture(out / f"{index:02d}.png"), np.roll(photograph, index, axis=1))
+        for index in range(30)
     )

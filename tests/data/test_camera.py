@@ -9,7 +9,7 @@ import pytest
 from moceir.data.camera import Camera, Development
 from moceir.data.degradations import CameraNoise
 from moceir.data.samples import sample_photograph
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 MATRIX = np.array([[0.6, 0.3, 0.1], [0.15, 0.75, 0.1], [0.0, 0.2, 0.8]])  # white stays white
 EVERY = [
@@ -24,7 +24,7 @@ EVERY = [
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
     """Return display values (H, W, 3) with odd sides."""
-    return read_image(sample_photograph("astronaut.png"))[60:211, 130:281].astype(np.float32) / 255
+    return read_picture(sample_photograph("astronaut.png"))[60:211, 130:281].astype(np.float32) / 255
 
 
 @pytest.mark.parametrize("development", EVERY)

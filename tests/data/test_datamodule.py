@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from moceir.config import config_dir
 from moceir.data.datamodule import RestorationDataModule
 from moceir.data.datasets import Batch
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 
 # The miniature datasets are too small for the real numbers of held-out pictures.
 SPLITS = {
@@ -166,16 +166,16 @@ def test_too_small_a_dataset_cannot_hold_out_pictures(tree: Path) -> None:
         make(tree, data="bsd400").setup("fit")
 
 
-def deep(path: Path, image: np.ndarray) -> None:
-    cv2.imwrite(str(path), image.astype(np.uint16) * 257)
+def deep(path: Path, picture: np.ndarray) -> None:
+    cv2.imwrite(str(path), picture.astype(np.uint16) * 257)
 
 
-def grey(path: Path, image: np.ndarray) -> None:
-    cv2.imwrite(str(path), image[..., 0])
+def grey(path: Path, picture: np.ndarray) -> None:
+    cv2.imwrite(str(path), picture[..., 0])
 
 
-def transparent(path: Path, image: np.ndarray) -> None:
-    cv2.imwrite(str(path), np.dstack([image[..., ::-1], np.zeros(image.shape[:2], np.uint8)]))
+def transparent(path: Path, picture: np.ndarray) -> None:
+    cv2.imwrite(str(path), np.dstack([picture[..., ::-1], np.zeros(picture.shape[:2], np.uint8)]))
 
 
 @pytest.mark.parametrize("kind", [deep, grey, transparent])
@@ -192,8 +192,8 @@ def test_unusual_pictures_become_8_bit_rgb(
 
 
 def test_turned_pictures_are_upright_and_match_upright_partners(tmp_path: Path, photograph: np.ndarray) -> None:
-    write_image(tmp_path / "clean" / "a.png", np.rot90(photograph, k=-1))
-    write_image(tmp_path / "degraded" / "a.jpg", photograph)
+    write_picture(tmp_path / "clean" / "a.png", np.rot90(photograph, k=-1))
+    write_picture(tmp_path / "degraded" / "a.jpg", photograph)
     tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)  # orientation 6: turn by 90°
     data = (tmp_path / "degraded" / "a.jpg").read_bytes()
     exif = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
@@ -209,15 +209,15 @@ def break_files(folder: Path, photograph: np.ndarray) -> dict[str, str]:
     """Create one fault of each kind, and return the expected message for each file."""
     for name in ("fine", "cut", "empty", "text", "uneven", "lonely", "small"):
         for part in ("degraded", "clean"):
-            write_image(folder / part / f"{name}.png", photograph)
+            write_picture(folder / part / f"{name}.png", photograph)
     cut = folder / "degraded" / "cut.png"
     cut.write_bytes(cut.read_bytes()[:-30])
     (folder / "degraded" / "empty.png").write_bytes(b"")
     (folder / "clean" / "text.png").write_text("not a picture")
-    write_image(folder / "clean" / "uneven.png", photograph[:-1])
+    write_picture(folder / "clean" / "uneven.png", photograph[:-1])
     (folder / "clean" / "lonely.png").unlink()
     for part in ("degraded", "clean"):
-        write_image(folder / part / "small.png", photograph[:20, :30])
+        write_picture(folder / part / "small.png", photograph[:20, :30])
     return {
         "degraded/cut.png": "not a readable picture",
         "degraded/empty.png": "the file is empty",

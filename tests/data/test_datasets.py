@@ -8,7 +8,7 @@ from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops, WholePict
 from moceir.data.degradations import Chain, GaussianNoise
 from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture, Window
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 def picture(seed: int, height: int = 40, width: int = 50) -> ArrayPicture:
@@ -17,7 +17,7 @@ def picture(seed: int, height: int = 40, width: int = 50) -> ArrayPicture:
 
 CLEAN = PairSet("clean", [Pair(picture(i), None, f"{i}", f"{i}") for i in range(3)], "synthetic", repeat=4)
 # The degraded picture is the negative of the clean one, so tests can check that both change in the same way.
-NEGATIVES = [Pair(picture(i), ArrayPicture(255 - picture(i).image), f"s/{i}", "s") for i in range(2)]
+NEGATIVES = [Pair(picture(i), ArrayPicture(255 - picture(i).pixels), f"s/{i}", "s") for i in range(2)]
 PAIRED = PairSet("paired", NEGATIVES, "real", repeat=2)
 
 
@@ -61,14 +61,14 @@ def test_crops_and_their_clean_partners_are_aligned() -> None:
 
 def test_every_flip_and_every_position_occurs() -> None:
     """A 4×5 picture has 2 · 3 positions for a crop of 3×3, each in 4 orientations."""
-    image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
-    one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=400)
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    one = PairSet("one", [Pair(ArrayPicture(picture), None, "a", "a")], "synthetic", repeat=400)
     data = crops(one, crop=3)
     seen = {tuple((data[0, index].clean[0] * 255).round().int().flatten().tolist()) for index in range(400)}
     expected = set()
     for top in range(2):
         for left in range(3):
-            window = image[top : top + 3, left : left + 3, 0]
+            window = picture[top : top + 3, left : left + 3, 0]
             for flips in ((), (0,), (1,), (0, 1)):
                 expected.add(tuple(np.flip(window, flips).astype(int).flatten().tolist()))
     assert len(expected) == 24
@@ -106,15 +106,15 @@ def test_windows_are_cropped_within() -> None:
     pair = Pair(picture(0), None, "a", "a", Window(10, 20, 16, 16))
     data = crops(PairSet("a", [pair], "synthetic"))
     shown = {tuple(data[epoch, 0].clean.flatten().sort().values.tolist()) for epoch in range(5)}
-    window = picture(0).image[10:26, 20:36].astype(np.float32) / 255
+    window = picture(0).pixels[10:26, 20:36].astype(np.float32) / 255
     assert shown == {tuple(np.sort(window.flatten()).tolist())}
 
 
 def test_crops_are_chosen_by_detail() -> None:
     """Half of the picture is flat; at least one of four random positions is usually in the other half."""
-    image = np.zeros((32, 200, 3), np.uint8)
-    image[:, 100:] = picture(0, 32, 100).image
-    one = PairSet("one", [Pair(ArrayPicture(image), None, "a", "a")], "synthetic", repeat=300)
+    half_flat = np.zeros((32, 200, 3), np.uint8)
+    half_flat[:, 100:] = picture(0, 32, 100).pixels
+    one = PairSet("one", [Pair(ArrayPicture(half_flat), None, "a", "a")], "synthetic", repeat=300)
 
     def detailed(detail: float) -> float:
         data = TrainingCrops(sets=[one], crop=16, degradation=Chain(steps=[]), seed=0, detail=detail)
@@ -131,7 +131,7 @@ def test_grey_crops_are_grey_on_both_sides() -> None:
     for epoch in range(10):
         for index in range(len(data)):
             sample = data[epoch, index]
-            flat = [bool((image == image[:1]).all()) for image in (sample.clean, sample.degraded)]
+            flat = [bool((picture == picture[:1]).all()) for picture in (sample.clean, sample.degraded)]
             assert flat[0] == flat[1]
             if flat[0]:
                 grey += 1
@@ -149,10 +149,10 @@ def test_shares_are_probabilities() -> None:
 
 
 def test_errors_while_training_name_the_picture() -> None:
-    with pytest.raises(ImageError, match="50×40 is smaller than the crop of 64"):
+    with pytest.raises(PictureError, match="50×40 is smaller than the crop of 64"):
         crops(CLEAN, crop=64)[0, 0]
     uneven = PairSet("uneven", [Pair(picture(0), picture(0, 41, 50), "a", "a")], "real")
-    with pytest.raises(ImageError, match=r"50×41, but .* is 50×40; `moceir prepare check` lists all such pairs"):
+    with pytest.raises(PictureError, match=r"50×41, but .* is 50×40; `moceir prepare check` lists all such pairs"):
         crops(uneven)[0, 0]
 
 

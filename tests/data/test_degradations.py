@@ -29,7 +29,7 @@ from moceir.data.degradations import (
 )
 from moceir.data.samples import sample_photograph
 from moceir.data.shake import Shake
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 EACH: dict[str, Degradation] = {
     "gaussian": GaussianNoise(sigmas=[15, 50]),
@@ -61,8 +61,8 @@ EACH: dict[str, Degradation] = {
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
     """Return a (3, 120, 150) crop of a photograph; no side is a multiple of a JPEG block."""
-    image = read_image(sample_photograph("astronaut.png"))[60:180, 130:280]
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
+    picture = read_picture(sample_photograph("astronaut.png"))[60:180, 130:280]
+    return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
 def grey(level: float, side: int = 200) -> np.ndarray:
@@ -133,7 +133,7 @@ def test_shot_noise_is_log_uniform() -> None:
     noise = CameraNoise(shot=[1e-4, 1e-2], red_gain=[1, 1], blue_gain=[1, 1])
     clean, rng = linear_rgb_to_rgb(from_numpy(grey(0.5, 40))), np.random.default_rng(0)
     noisy = [rgb_to_linear_rgb(from_numpy(noise(clean.numpy(), rng)[0])).numpy() for _ in range(300)]
-    assert np.allclose(np.log10([2 * image.var() for image in noisy]).mean(), -3, atol=0.12)
+    assert np.allclose(np.log10([2 * picture.var() for picture in noisy]).mean(), -3, atol=0.12)
 
 
 @pytest.mark.parametrize("length", [0.5, 3, 16, 31])

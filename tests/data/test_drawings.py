@@ -39,7 +39,7 @@ def test_drawings_stand_beside_photographs(tree: Path) -> None:
         "data.sets", ["data=[bsd400,drawings]", "data.sets.drawings.count=10", "data.sets.BSD400.validation=1"]
     )
     listings = find_sets(tree, sources, allow_missing=False)
-    mixture = mix(listings, sources, validation_images=4)
+    mixture = mix(listings, sources, validation_pictures=4)
     found = {one.name: one.pairs for one in mixture.training}
     assert [pair.name for pair in found["drawings"]] == [f"{number:02d}" for number in range(10)]
     untouched = [pair for pair in found["drawings"] if pair.degraded]

@@ -11,7 +11,7 @@ from moceir.cli.options import load_sources
 from moceir.data import pack
 from moceir.data.pack import find_packed, is_pack, write_pack
 from moceir.data.pairs import Pair
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 def sidd(tree: Path) -> list[Pair]:
@@ -34,8 +34,8 @@ def test_packed_pictures_equal_the_originals(tree: Path, tmp_path: Path) -> None
     assert [(pair.name, pair.group) for pair in packed] == [(pair.name, pair.group) for pair in pairs]
     for ours, original in zip(packed, pairs, strict=True):
         assert ours.size() == original.size()
-        for image, expected in zip(ours.open(), original.open(), strict=True):
-            assert np.array_equal(image, expected)
+        for picture, expected in zip(ours.open(), original.open(), strict=True):
+            assert np.array_equal(picture, expected)
 
 
 def test_pixels_are_mapped_not_read(tree: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_cut_packs_are_refused(tree: Path, tmp_path: Path) -> None:
     write(sidd(tree), tmp_path, shard_mib=100)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ImageError, match=r"pack-00000-of-00001\.safetensors: not a readable pack .* delete it"):
+    with pytest.raises(PictureError, match=r"pack-00000-of-00001\.safetensors: not a readable pack .* delete it"):
         find_packed(tmp_path)
 
 
@@ -105,7 +105,7 @@ def test_a_pack_that_is_cut_while_it_is_read_is_an_error(tree: Path, tmp_path: P
         (file,) = tmp_path.iterdir()
         os.truncate(file, 10_000)
         with pytest.raises(
-            ImageError, match=r"safetensors: the file has become shorter since it was opened; delete it"
+            PictureError, match=r"safetensors: the file has become shorter since it was opened; delete it"
         ):
             degraded.open().sum()
 
@@ -121,7 +121,7 @@ def test_a_flipped_bit_is_found(tree: Path, tmp_path: Path) -> None:
     *whole, (clean, degraded, *_) = find_packed(tmp_path)
     for one, other, *_ in whole:
         one.open(), other.open()
-    with pytest.raises(ImageError, match=r"safetensors:8/(clean|degraded): damaged \(wrong checksum\); delete it"):
+    with pytest.raises(PictureError, match=r"safetensors:8/(clean|degraded): damaged \(wrong checksum\); delete it"):
         clean.open(), degraded.open()
 
 

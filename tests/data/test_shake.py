@@ -7,15 +7,15 @@ from scipy import ndimage
 from moceir.data.blur import convolve
 from moceir.data.samples import sample_photograph
 from moceir.data.shake import Shake, moving_part
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 STILL = {"turn": (0, 0), "zoom": (0, 0), "moving": 0.0, "glare": (0, 0)}
 
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    image = read_image(sample_photograph("astronaut.png"))[60:180, 130:280]
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255
+    picture = read_picture(sample_photograph("astronaut.png"))[60:180, 130:280]
+    return np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
 def trace(shake: Shake, seed: int, at: tuple[int, int] = (30, 30)) -> np.ndarray:

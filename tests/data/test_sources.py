@@ -11,9 +11,9 @@ from scipy.io import savemat
 
 from moceir.cli.options import load_sources
 from moceir.data.pictures import tiles
-from moceir.data.sources import CleanImages, IsoSeries, Listing, MatBlocks, MatchedFiles, PairsTable
-from moceir.pictures.arrays import read_image, write_image
-from moceir.pictures.picture import ImageError
+from moceir.data.sources import CleanPictures, IsoSeries, Listing, MatBlocks, MatchedFiles, PairsTable
+from moceir.pictures.arrays import read_picture, write_picture
+from moceir.pictures.picture import PictureError
 
 
 def listing(root: Path, data: str, *overrides: str) -> Listing:
@@ -52,7 +52,7 @@ def test_sidd_is_paired_and_cut(tree: Path) -> None:
     assert {pair.group for pair in found.pairs} == {scene, "0002_001_S6_00100_00020_3200_N"}
     last = next(pair for pair in found.pairs if pair.name.endswith("0001_NOISY_SRGB_010-005"))
     clean, degraded = last.open()
-    whole = read_image(Path(str(last.degraded)))
+    whole = read_picture(Path(str(last.degraded)))
     assert clean.shape == degraded.shape == (512, 512, 3)
     assert np.array_equal(degraded, whole[-512:, -512:]), "the last square ends at the border"
     assert not np.array_equal(clean, degraded)
@@ -91,7 +91,7 @@ def test_nind_pairs_every_iso_with_the_lowest(tree: Path) -> None:
 
 
 def test_a_lonely_nind_picture_is_reported(tmp_path: Path, photograph: np.ndarray) -> None:
-    write_image(tmp_path / "a" / "NIND_a_ISO200.png", photograph)
+    write_picture(tmp_path / "a" / "NIND_a_ISO200.png", photograph)
     found = IsoSeries(folders=["."]).find(tmp_path)
     assert not found.pairs
     assert found.unpaired == [str(tmp_path / "a" / "NIND_a_ISO200.png")]
@@ -131,7 +131,7 @@ def test_two_folders_of_ones_own(tree: Path) -> None:
 
 def test_a_table_of_pairs(tmp_path: Path, photograph: np.ndarray) -> None:
     for name in ("a.png", "sub/b.jpg", "c.png"):
-        write_image(tmp_path / name, photograph)
+        write_picture(tmp_path / name, photograph)
     table = tmp_path / "pairs.csv"
     table.write_text("degraded,clean,group\na.png,c.png,one\nsub/b.jpg,c.png,\nabsent.png,c.png,\n")
     found = PairsTable(folders=["."], table="pairs.csv").find(tmp_path)
@@ -158,22 +158,22 @@ def test_broken_matlab_files_are_named(tmp_path: Path) -> None:
     for name, arrays in {"a": {"a": np.zeros((2, 4, 4, 3), np.uint8)}, "b": {"b": np.zeros(3)}}.items():
         savemat(tmp_path / f"{name}.mat", arrays)
     (tmp_path / "c.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:150])
-    with pytest.raises(ImageError, match=r"b\.mat: holds 0 arrays of 8-bit RGB pictures"):
+    with pytest.raises(PictureError, match=r"b\.mat: holds 0 arrays of 8-bit RGB pictures"):
         MatBlocks(folders=["."], degraded="b.mat", clean="a.mat").find(tmp_path)
-    with pytest.raises(ImageError, match=r"c\.mat: not a readable MATLAB file"):
+    with pytest.raises(PictureError, match=r"c\.mat: not a readable MATLAB file"):
         MatBlocks(folders=["."], degraded="a.mat", clean="c.mat").find(tmp_path)
 
 
 def test_missing_partners_are_reported_from_both_sides(tmp_path: Path, photograph: np.ndarray) -> None:
     for name in ("blur/s/1", "blur/s/2", "sharp/s/2", "sharp/s/3"):
-        write_image(tmp_path / f"{name}.png", photograph)
+        write_picture(tmp_path / f"{name}.png", photograph)
     found = MatchedFiles(folders=["."], degraded="blur/{group}/{frame}", clean="sharp/{group}/{frame}").find(tmp_path)
     assert [pair.name for pair in found.pairs] == ["blur/s/2"]
     assert found.unpaired == [str(tmp_path / "blur/s/1.png"), str(tmp_path / "sharp/s/3.png")]
 
 
 def test_folders_are_found_one_level_down_and_ambiguity_is_an_error(tree: Path, tmp_path: Path) -> None:
-    source = CleanImages(folders=["BSD400", "other"])
+    source = CleanPictures(folders=["BSD400", "other"])
     assert source.locate(tree.parent / "nowhere") is None
     shutil.copytree(tree / "BSD400", tmp_path / "train" / "BSD400")
     assert source.locate(tmp_path) == tmp_path / "train" / "BSD400"
@@ -211,13 +211,13 @@ def test_the_real_files(reference: Path) -> None:
     assert len({pair.group for pair in polyu.pairs}) == 29, "one scene's name has a stray underscore"
     psnr = []
     for found in (polyu, listing(data, "gopro_test")):
-        clean, degraded = (image.astype(float) for image in found.pairs[-1].open())
+        clean, degraded = (picture.astype(float) for picture in found.pairs[-1].open())
         psnr.append(10 * np.log10(255**2 / np.mean((clean - degraded) ** 2)))
     assert 31 < psnr[0] < 41.1
     assert psnr[1] == pytest.approx(24.05, abs=0.01)
     sidd = MatBlocks(folders=["SIDD_sample"], degraded="noisy.mat", clean="gt.mat")
     (pair,) = sidd.find(sidd.locate(data)).pairs
-    clean, degraded = (image.astype(float) for image in pair.open())
+    clean, degraded = (picture.astype(float) for picture in pair.open())
     assert clean.shape == (256, 256, 3)
     assert 10 * np.log10(255**2 / np.mean((clean - degraded) ** 2)) == pytest.approx(16.15, abs=0.01)
 

@@ -31,8 +31,8 @@ from moceir.data.pairs import Pair
 from moceir.data.pictures import ArrayPicture
 from moceir.data.shards import Shard, read_index, read_shard, write_shards
 from moceir.data.streaming import StreamedCrops, StreamedSet, StreamingDataModule
-from moceir.pictures.arrays import write_image
-from moceir.pictures.picture import ImageError
+from moceir.pictures.arrays import write_picture
+from moceir.pictures.picture import PictureError
 
 pytest.importorskip("webdataset")
 
@@ -113,8 +113,8 @@ def test_squares_are_stored_without_loss(tree: Path, tmp_path: Path) -> None:
     original = {pair.name: pair for pair in load_sources("sidd", [])["SIDD"].find(tree / "SIDD_Medium_Srgb").pairs}
     assert len(stored) == len(original) == 9
     for pair in stored:
-        for image, expected in zip(pair.open(), original[pair.name].open(), strict=True):
-            assert np.array_equal(image, expected)
+        for picture, expected in zip(pair.open(), original[pair.name].open(), strict=True):
+            assert np.array_equal(picture, expected)
 
 
 def test_every_sample_comes_as_often_as_it_repeats(streamed: Path) -> None:
@@ -182,7 +182,7 @@ def test_earlier_samples_are_not_read_again(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(streaming, "_MIXED", 8)
     monkeypatch.setattr(streaming, "_BUFFER", 4)
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
-    pairs = [Pair(ArrayPicture(image), None, f"{i}", f"{i}") for i, image in enumerate(noise)]
+    pairs = [Pair(ArrayPicture(picture), None, f"{i}", f"{i}") for i, picture in enumerate(noise)]
     monkeypatch.setattr(shards, "plan_shards", lambda pairs, **_: ([pairs[i : i + 4] for i in range(0, 40, 4)], "0"))
     written = write_shards({"a-train": pairs}, tmp_path, shard_mib=1, workers=1, description="")["a-train"]
     opened = []
@@ -263,7 +263,7 @@ def test_a_broken_connection_is_retried(
     assert "retrying" in caplog.text
     Flaky.asked.clear()
     Flaky.cuts = 100
-    with pytest.raises(ImageError, match=r"http://127.*\.tar: could not be read \(attempts: 4; "):
+    with pytest.raises(PictureError, match=r"http://127.*\.tar: could not be read \(attempts: 4; "):
         epoch(data)
 
 
@@ -274,7 +274,7 @@ def test_broken_shards_are_named(streamed: Path, tmp_path: Path, monkeypatch: py
     file = next(folder.glob("PolyU-train-*"))
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:4000])
-    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar: could not be read"):
+    with pytest.raises(PictureError, match=r"PolyU-train-.*\.tar: could not be read"):
         epoch(module(folder))
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_sample_ends_the_run_or_is_named_and_left_out(
     """Without the checksum, a network would train on a JPEG with a flipped bit."""
     damage(copy(streamed, tmp_path), what)
     named = r"BSD400-train-.*\.tar(:00000000.*damaged|: could not be read \(attempts: 1; )"
-    with pytest.raises(ImageError, match=named):
+    with pytest.raises(PictureError, match=named):
         epoch(module(tmp_path))
     batches = epoch(module(tmp_path, "+data.skip_broken=true"))
     assert len(batches) == 9, "as many as without damage"
@@ -409,7 +409,7 @@ def test_a_missing_shard_is_named_without_retries(streamed: Path, tmp_path: Path
     shutil.copytree(streamed, tmp_path, dirs_exist_ok=True)
     for file in tmp_path.glob("PolyU-train-*"):
         file.unlink()
-    with pytest.raises(ImageError, match=r"PolyU-train-.*\.tar: could not be read \(attempts: 1; FileNotFoundError"):
+    with pytest.raises(PictureError, match=r"PolyU-train-.*\.tar: could not be read \(attempts: 1; FileNotFoundError"):
         epoch(module(tmp_path))
 
 
@@ -465,7 +465,7 @@ def test_a_killed_packing_is_completed(tree: Path, tmp_path: Path, monkeypatch: 
 
 def test_other_shards_are_not_mixed_in(tmp_path: Path, photograph: np.ndarray) -> None:
     for name in "ab":
-        write_image(tmp_path / "in" / f"{name}.png", photograph)
+        write_picture(tmp_path / "in" / f"{name}.png", photograph)
     arguments = ["prepare", "pack", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--data", "photographs"]
     arguments += ["--format", "webdataset", "--set", "data.sets.photographs.validation=0"]
     assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -27,7 +27,7 @@ from native_tree import make_native_tree
 from shown import ROOT, Shown, blocks
 
 from moceir.data.samples import sample_photograph
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 
 QUICK = (
     "debug=quick data.crop=32 network.num_blocks=[1,1] network.num_decoder_blocks=[1] network.num_heads=[1,2] "
@@ -61,7 +61,7 @@ EXPECTED = ((r"^moceir prepare check", 1, "names what the miniatures lack, and e
 
 def prepare(folder: Path) -> dict[str, str]:
     """Create the files that the commands name, and return placeholder -> folder."""
-    photograph = cv2.resize(read_image(sample_photograph("astronaut.png")), (96, 80), interpolation=cv2.INTER_AREA)
+    photograph = cv2.resize(read_picture(sample_photograph("astronaut.png")), (96, 80), interpolation=cv2.INTER_AREA)
     noisy = (
         (photograph + np.random.default_rng(0).normal(0, 15, photograph.shape)).clip(0, 255).round().astype(np.uint8)
     )
@@ -74,7 +74,7 @@ def prepare(folder: Path) -> dict[str, str]:
         "holiday/b/c.png",
         "scans/1/d.tif",
     ):
-        write_image(folder / name, noisy)
+        write_picture(folder / name, noisy)
     cv2.imwrite(str(folder / "noisy.ppm"), noisy[..., ::-1])
     video = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 80))
     for _ in range(3):
@@ -83,20 +83,20 @@ def prepare(folder: Path) -> dict[str, str]:
     shutil.copy(ROOT / "moceir" / "weights" / "moce_ir_30g.safetensors", folder / "network.safetensors")
     make_native_tree(folder / "tree")
     for path in (folder / "tree").rglob("*.*"):
-        if path.suffix != ".mat" and min((small := read_image(path)).shape[:2]) < 128:  # the size of the crop
-            write_image(path, small.repeat(2, axis=0).repeat(2, axis=1))
+        if path.suffix != ".mat" and min((small := read_picture(path)).shape[:2]) < 128:  # the size of the crop
+            write_picture(path, small.repeat(2, axis=0).repeat(2, axis=1))
     large, tree = photograph.repeat(2, axis=0).repeat(2, axis=1), folder / "tree"
     for number in range(10):  # more than are held out
-        write_image(tree / "BSD400" / f"more_{number}.png", large)
+        write_picture(tree / "BSD400" / f"more_{number}.png", large)
         for kind in ("mean", "real"):
-            write_image(tree / "PolyU" / "CroppedImages" / f"Camera{number}_5_160_3200_more_1_{kind}.JPG", large)
+            write_picture(tree / "PolyU" / "CroppedImages" / f"Camera{number}_5_160_3200_more_1_{kind}.JPG", large)
     for kind in ("GT", "NOISY"):
         scene = "0003_001_S6_00100_00060_3200_L"
-        write_image(tree / "SIDD_Medium_Srgb" / "Data" / scene / f"0003_{kind}_SRGB_010.PNG", large)
+        write_picture(tree / "SIDD_Medium_Srgb" / "Data" / scene / f"0003_{kind}_SRGB_010.PNG", large)
     for number in range(10):
-        write_image(folder / "pairs" / "clean" / f"{number}.png", photograph)
-        write_image(folder / "pairs" / "degraded" / f"{number}.png", noisy)
-        write_image(folder / "photographs" / f"{number}.png", photograph)
+        write_picture(folder / "pairs" / "clean" / f"{number}.png", photograph)
+        write_picture(folder / "pairs" / "degraded" / f"{number}.png", noisy)
+        write_picture(folder / "photographs" / f"{number}.png", photograph)
     shutil.copytree(ROOT / "examples", folder / "examples")
     tree = str(folder / "tree")
     (folder / "list.txt").write_text("".join(f"{path}\n" for path in (folder / "photographs").iterdir()))

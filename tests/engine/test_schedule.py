@@ -22,7 +22,7 @@ from moceir.networks.layers import Convolution
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.strips import Block, Strip, Sums
 from moceir.networks.unet import UNet
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 
 Make = Callable[..., MoCEIR]
 Size = Sequence[int]
@@ -41,8 +41,8 @@ def same(network: UNet, x: torch.Tensor, experts: torch.Tensor | None = None, **
     with torch.inference_mode():
         expected = network.double().restore_and_route(x.double(), experts=experts)
     actual = Engine(network.float(), **arguments).restore_and_route(x, experts=experts)
-    scale = float(expected.image.abs().max())
-    assert torch.allclose(actual.image.double() / scale, expected.image / scale, rtol=0, atol=1e-5)
+    scale = float(expected.restored.abs().max())
+    assert torch.allclose(actual.restored.double() / scale, expected.restored / scale, rtol=0, atol=1e-5)
     for one, other in zip(actual.routings, expected.routings, strict=True):
         assert torch.equal(one.experts, other.experts)
         assert torch.allclose(one.logits.double(), other.logits, rtol=1e-4, atol=1e-5)
@@ -57,7 +57,7 @@ def test_the_engine_equals_the_published_network(reference: Path) -> None:
     network = MoCEIR()
     network.load_state_dict(rename_published(published))
     restoration = Engine(network).restore_and_route(golden["eval/input"])
-    assert (restoration.image - golden["eval/output"]).abs().max() < 1e-5
+    assert (restoration.restored - golden["eval/output"]).abs().max() < 1e-5
     assert torch.equal(torch.stack([r.experts for r in restoration.routings]), golden["eval/expert_index"])
 
 
@@ -91,7 +91,7 @@ def test_the_second_network_in_strips(
 @pytest.mark.usefixtures("many_strips")
 def test_the_number_of_threads_changes_no_bit(kind: type[UNet]) -> None:
     network, x = randomise(kind()).eval(), pictures(1, 200, 90)
-    one, *others = (Engine(network, threads=threads).restore_and_route(x).image for threads in (1, 2, 5))
+    one, *others = (Engine(network, threads=threads).restore_and_route(x).restored for threads in (1, 2, 5))
     assert all(torch.equal(one, other) for other in others)
 
 
@@ -164,7 +164,7 @@ def test_every_expert_and_a_batch_of_different_ones(make_network: Make) -> None:
 
 def test_real_photographs_with_the_shipped_weights() -> None:
     network = load_pretrained()
-    photograph = torch.from_numpy(read_image(sample_photograph("chelsea.png"))).permute(2, 0, 1)[None].float() / 255
+    photograph = torch.from_numpy(read_picture(sample_photograph("chelsea.png"))).permute(2, 0, 1)[None].float() / 255
     noisy = photograph + torch.randn(photograph.shape) * 25 / 255
     same(network, noisy)
 
@@ -226,11 +226,11 @@ def test_the_engine_keeps_its_own_weights(make_network: Make) -> None:
     network = make_network(**SMALL)
     engine = Engine(network)
     x = pictures(1, 40, 40)
-    before = engine.restore_and_route(x).image
+    before = engine.restore_and_route(x).restored
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(2)
-    assert torch.equal(engine.restore_and_route(x).image, before)
+    assert torch.equal(engine.restore_and_route(x).restored, before)
 
 
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 8, 8).byte()])

@@ -18,7 +18,7 @@ from moceir.cli.main import app
 from moceir.export.onnx import to_onnx
 from moceir.export.openvino import to_openvino
 from moceir.export.precision import Loss, check, measure, with_bfloat16_weights, with_int8_convolutions
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 
 SMALL = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "num_heads": (1, 2), "num_refinement_blocks": 0}
 
@@ -86,7 +86,7 @@ def test_the_command_refuses_what_loses_too_much(
     network: moceir.MoCEIR, tmp_path: Path, photograph: np.ndarray
 ) -> None:
     moceir.save_network(network, tmp_path / "small.safetensors")
-    write_image(tmp_path / "clean" / "a.png", photograph)
+    write_picture(tmp_path / "clean" / "a.png", photograph)
     base = ["export", "onnx", "--weights", str(tmp_path / "small.safetensors"), "--route", "0", "--size", "32x32"]
     base += ["--clean", str(tmp_path / "clean"), "-o", str(tmp_path / "model.onnx")]
     refused = CliRunner().invoke(app, [*base, "--precision", "bfloat16", "--max-loss", "-10"])

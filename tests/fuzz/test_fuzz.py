@@ -30,7 +30,7 @@ from moceir.cli.options import load_sources
 from moceir.config import config_dir
 from moceir.data import pack, shards
 from moceir.data.pairs import Pair
-from moceir.data.pictures import ArrayPicture, ImageFile
+from moceir.data.pictures import ArrayPicture, PictureFile
 from moceir.pictures.formats import FORMATS, encode
 from moceir.pictures.picture import Metadata, Picture
 from moceir.training.checkpoints import read_checkpoint
@@ -88,8 +88,8 @@ def checkpoint_file(_: Path) -> bytes:
 
 
 def pairs() -> list[Pair]:
-    image = ArrayPicture(photograph())
-    return [Pair(image, image if number % 2 else None, f"picture{number}", "scene") for number in range(4)]
+    picture = ArrayPicture(photograph())
+    return [Pair(picture, picture if number % 2 else None, f"picture{number}", "scene") for number in range(4)]
 
 
 def shard_file(folder: Path) -> bytes:
@@ -109,9 +109,9 @@ def pack_file(folder: Path) -> bytes:
 
 def open_picture(path: Path) -> None:
     try:
-        ImageFile(str(path)).size()
+        PictureFile(str(path)).size()
     finally:
-        ImageFile(str(path)).open()
+        PictureFile(str(path)).open()
 
 
 def open_shard(path: Path) -> None:
@@ -288,7 +288,7 @@ def test_settings() -> None:
 def test_overrides() -> None:
     words = st.sampled_from(
         ["data.sets.WED", "repeat", "_target_", "=", ".", "+", "~", "{", "}", "[", "]", ",", ":", "${", "-1", "null",
-         "moceir.data.sources.CleanImages", "os.system", "folders", "choice(1,2)", " ", "x", "=1", "1e999", "data=wed"]
+         "moceir.data.sources.CleanPictures", "os.system", "folders", "choice(1,2)", " ", "x", "1e999", "data=wed"]
     )  # fmt: skip
 
     @LIMITS

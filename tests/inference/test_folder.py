@@ -16,15 +16,15 @@ import torch
 from moceir import MoCEIR, Restorer
 from moceir.inference.folder import Job, Journal, Shard, fingerprint, plan, restore_all
 from moceir.inference.restore import Report
-from moceir.pictures.arrays import read_image, write_image
+from moceir.pictures.arrays import read_picture, write_picture
 from moceir.pictures.files import remove_leftovers, replacing
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 
 @pytest.fixture
 def album(tmp_path: Path, photograph: np.ndarray) -> Path:
     for name in ("a.png", "deep/b.jpg", "deep/er/c.bmp", ".hidden/d.png"):
-        write_image(tmp_path / "album" / name, photograph)
+        write_picture(tmp_path / "album" / name, photograph)
     (tmp_path / "album" / "notes.txt").write_text("no picture")
     return tmp_path / "album"
 
@@ -50,7 +50,7 @@ def test_one_file_may_be_given_a_name(album: Path, tmp_path: Path) -> None:
 
 
 def test_output_inside_the_input_is_not_restored_again(album: Path) -> None:
-    write_image(album / "restored" / "a.png", read_image(album / "a.png"))
+    write_picture(album / "restored" / "a.png", read_picture(album / "a.png"))
     assert targets(album / "restored", album) == ["a.png", "deep/b.jpg", "deep/er/c.bmp"]
 
 
@@ -63,7 +63,7 @@ def test_plans_that_would_lose_pictures_are_refused(album: Path, tmp_path: Path)
         plan([str(album)], tmp_path / "one.png")
     with pytest.raises(ValueError, match="its format is not"):
         plan([str(album / "a.png")], tmp_path / "one.jpg", format=".png")
-    write_image(tmp_path / "a.png", read_image(album / "a.png"))
+    write_picture(tmp_path / "a.png", read_picture(album / "a.png"))
     with pytest.raises(ValueError, match="would both be written to"):
         plan([str(album / "a.png"), str(tmp_path / "a.png")], tmp_path / "out")
     with pytest.raises(ValueError, match="absent: no such file"):
@@ -108,7 +108,7 @@ def test_other_files_are_restored_when_one_fails(tmp_path: Path) -> None:
 
     def restore(job: Job, stop: Event) -> Report:
         if job is jobs[1]:
-            raise ImageError("broken")
+            raise PictureError("broken")
         if job is jobs[2]:
             raise AssertionError("a fault of ours")
         return report()
@@ -143,8 +143,8 @@ def test_pictures_that_need_too_much_memory_are_named(
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(restorer, "run", exhausted)
-    write_image(tmp_path / "a.png", photograph)
-    with pytest.raises(ImageError, match=r"a\.png: could not be restored \(.*Cannot allocate memory\)"):
+    write_picture(tmp_path / "a.png", photograph)
+    with pytest.raises(PictureError, match=r"a\.png: could not be restored \(.*Cannot allocate memory\)"):
         restorer.restore_file(tmp_path / "a.png", tmp_path / "out" / "a.png")
     assert not list((tmp_path / "out").iterdir())
 
@@ -158,16 +158,16 @@ def test_unwritable_targets_are_found_before_computing(
         pytest.fail("computed")
 
     monkeypatch.setattr(restorer, "run", computed)
-    write_image(tmp_path / "a.png", photograph)
+    write_picture(tmp_path / "a.png", photograph)
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match=r"file/b\.png: could not be written \((File exists|Not a directory)\)"):
+    with pytest.raises(PictureError, match=r"file/b\.png: could not be written \((File exists|Not a directory)\)"):
         restorer.restore_file(tmp_path / "a.png", tmp_path / "file" / "b.png")
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ImageError, match=r"b\.png: could not be written \(No space left on device\)"):
+    with pytest.raises(PictureError, match=r"b\.png: could not be written \(No space left on device\)"):
         restorer.restore_file(tmp_path / "a.png", tmp_path / "out" / "b.png")
     assert not list((tmp_path / "out").iterdir())
 
@@ -183,18 +183,18 @@ def test_strange_files(photograph: np.ndarray, tmp_path: Path) -> None:
         "folder.png": "could not be read|not a file",
         "gone.png": "could not be read",
     }.items():
-        with pytest.raises(ImageError, match=f"{name}: {message}"):
+        with pytest.raises(PictureError, match=f"{name}: {message}"):
             restorer.restore_file(tmp_path / name, tmp_path / "out" / name)
-    with pytest.raises(ImageError, match="/dev/zero: not a file"):
+    with pytest.raises(PictureError, match="/dev/zero: not a file"):
         restorer.restore_file(Path("/dev/zero"), tmp_path / "out" / "a.png")
     longest = "ä" * 125 + "b.png"  # 255 bytes
-    write_image(tmp_path / longest, photograph)
+    write_picture(tmp_path / longest, photograph)
     restorer.restore_file(tmp_path / longest, tmp_path / "out" / longest)
-    assert np.array_equal(read_image(tmp_path / "out" / longest), photograph)
+    assert np.array_equal(read_picture(tmp_path / "out" / longest), photograph)
 
 
 def test_in_place_keeps_links_and_permissions(photograph: np.ndarray, tmp_path: Path) -> None:
-    write_image(tmp_path / "real" / "a.png", photograph)
+    write_picture(tmp_path / "real" / "a.png", photograph)
     (tmp_path / "real" / "a.png").chmod(0o640)
     (tmp_path / "link.png").symlink_to(tmp_path / "real" / "a.png")
     before = (tmp_path / "real" / "a.png").stat().st_ino
@@ -274,7 +274,7 @@ def test_parallel_parts_share_their_progress(tmp_path: Path) -> None:
             Journal(jobs, "settings", part=Shard(2, 2))
         one.note(jobs[0], hashlib.sha256(b"restored").hexdigest(), report())
         jobs[0].target.write_bytes(b"restored")
-        other.fail(jobs[1], ImageError("broken"))
+        other.fail(jobs[1], PictureError("broken"))
     assert one.path != other.path
     with Journal(jobs, "settings", part=Shard(3, 3)) as later:
         assert [later.done(job) for job in jobs] == [True, False, False]

@@ -10,8 +10,8 @@ import torch
 
 from moceir import MoCEIR, NAFNet, Restorer
 from moceir.inference.texture import put_back
-from moceir.pictures.arrays import read_image, write_image
-from moceir.pictures.picture import ImageError
+from moceir.pictures.arrays import read_picture, write_picture
+from moceir.pictures.picture import PictureError
 
 Make = Callable[..., MoCEIR]
 
@@ -50,16 +50,16 @@ def test_any_array_is_restored_as_its_eight_bits_are(make_network: Make, dtype: 
     restorer = Restorer(make_network(), mac_budget=None)
     eight = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
-    image = (eight.astype(np.float64) / 255 * white).astype(dtype)
-    restored = restorer.restore(image)
-    assert restored.shape == image.shape
-    assert restored.dtype == image.dtype
+    picture = (eight.astype(np.float64) / 255 * white).astype(dtype)
+    restored = restorer.restore(picture)
+    assert restored.shape == picture.shape
+    assert restored.dtype == picture.dtype
     expected = restorer.restore(eight)
     scaled = restored.astype(np.float64) / white * 255
     assert np.abs(scaled - expected).max() <= (0.75 if np.dtype(dtype) == np.float16 else 0.51)
     if shape[-1] in (2, 4):
-        assert np.array_equal(restored[..., -1], image[..., -1])
-    assert not np.array_equal(restored, image)
+        assert np.array_equal(restored[..., -1], picture[..., -1])
+    assert not np.array_equal(restored, picture)
 
 
 def test_views_of_any_strides_are_restored(make_network: Make, photograph: np.ndarray) -> None:
@@ -77,14 +77,14 @@ def test_grey_stays_grey(make_network: Make, photograph: np.ndarray) -> None:
     assert np.array_equal(restored[..., 0], restored[..., 1])
     assert np.array_equal(restored[..., 0], restored[..., 2])
     assert np.array_equal(restorer.restore(grey), restored[..., 0])
-    coloured = restorer.engine.restore_and_route(torch.from_numpy(three).permute(2, 0, 1)[None].float() / 255).image
+    coloured = restorer.engine.restore_and_route(torch.from_numpy(three).permute(2, 0, 1)[None].float() / 255).restored
     assert coloured.std(dim=1).max() > 0.01  # without the rule for grey, this network adds colour
     projected = (coloured.mean(dim=1)[0].clamp(0, 1) * 255).round().numpy()
     assert np.abs(projected - restored[..., 0]).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("picture", "message"),
     [
         (np.zeros((4, 4), np.int16), r"got int16 \(4, 4\)"),
         (np.zeros((4, 4, 3), np.uint32), r"got uint32 \(4, 4, 3\)"),
@@ -98,19 +98,19 @@ def test_grey_stays_grey(make_network: Make, photograph: np.ndarray) -> None:
         (np.full((4, 4, 3), 255.0), "from 255 to 255; scale them"),
     ],
 )
-def test_other_arrays_are_refused(image: np.ndarray, message: str) -> None:
+def test_other_arrays_are_refused(picture: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Restorer(MoCEIR()).restore(image)
+        Restorer(MoCEIR()).restore(picture)
 
 
 def test_strength_blends(make_network: Make, photograph: np.ndarray) -> None:
     network = make_network()
-    image = photograph.astype(np.float32) / 255
-    whole = Restorer(network, mac_budget=None).restore(image)
-    assert np.array_equal(Restorer(network, mac_budget=None, strength=0).restore(image), image)
-    half = Restorer(network, mac_budget=None, strength=0.5).restore(image)
+    picture = photograph.astype(np.float32) / 255
+    whole = Restorer(network, mac_budget=None).restore(picture)
+    assert np.array_equal(Restorer(network, mac_budget=None, strength=0).restore(picture), picture)
+    half = Restorer(network, mac_budget=None, strength=0.5).restore(picture)
     inside = (whole > 0) & (whole < 1)  # exclude clamped values
-    assert np.abs(half - (image + whole) / 2)[inside].max() < 1e-5
+    assert np.abs(half - (picture + whole) / 2)[inside].max() < 1e-5
     with pytest.raises(ValueError, match=r"strength of 1\.5: it must be from 0 to 1"):
         Restorer(network, strength=1.5)
 
@@ -145,8 +145,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(ImageError, match=r"out\.png: could not be written \(No space left on device\)"):
-        write_image(target, photograph)
+    with pytest.raises(PictureError, match=r"out\.png: could not be written \(No space left on device\)"):
+        write_picture(target, photograph)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -154,8 +154,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
 @pytest.mark.parametrize("tile", [None, 72])
 def test_a_network_without_routing_restores_files(tmp_path: Path, photograph: np.ndarray, tile: int | None) -> None:
     network = NAFNet(dim=4, num_blocks=(1, 1, 1), num_decoder_blocks=(1, 1)).eval()
-    write_image(tmp_path / "in.png", photograph)
+    write_picture(tmp_path / "in.png", photograph)
     report = Restorer(network, tile=tile).restore_file(tmp_path / "in.png", tmp_path / "out.png")
-    assert np.array_equal(read_image(tmp_path / "out.png"), photograph)  # an untrained network changes nothing
+    assert np.array_equal(read_picture(tmp_path / "out.png"), photograph)  # an untrained network changes nothing
     assert report.experts == []
     assert report.gmacs == pytest.approx(network.route_costs.base / 1e9)

@@ -20,7 +20,7 @@ from moceir.inference.video import restore_video
 from moceir.networks.naf import NAFNet
 from moceir.pictures import video
 from moceir.pictures.files import remove_leftovers
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 from moceir.pictures.segments import Packet, Segments
 
 av = pytest.importorskip("av", reason="needs PyAV: pip install 'moceir[video]'")
@@ -112,7 +112,7 @@ def test_unsupported_containers_are_found_before_computing(
 ) -> None:
     monkeypatch.setattr(identity, "restore_pixels", lambda *_, **__: pytest.fail("computed"))
     make_clip(tmp_path / "in.mp4", frames=5)
-    with pytest.raises(ImageError, match=r"in\.mp4: 'webm' format does not support 'aac' codec, .* use \.mkv"):
+    with pytest.raises(PictureError, match=r"in\.mp4: 'webm' format does not support 'aac' codec, .* use \.mkv"):
         restore_video(identity, tmp_path / "in.mp4", tmp_path / "out" / "a.webm")
     assert not list((tmp_path / "out").iterdir())
 
@@ -143,7 +143,7 @@ def test_stopped_or_failed_runs_leave_no_files(identity: Restorer, tmp_path: Pat
             seen=lambda share: stop.set() if share > 0.5 else None,
         )
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(ImageError, match=r"text\.mp4: not a readable video"):
+    with pytest.raises(PictureError, match=r"text\.mp4: not a readable video"):
         restore_video(identity, tmp_path / "text.mp4", tmp_path / "out" / "b.mp4")
     assert not list((tmp_path / "out").iterdir())
 
@@ -214,7 +214,7 @@ def test_a_killed_run_continues_after_the_last_complete_segment(
 def test_segments_of_other_settings_are_discarded(tmp_path: Path) -> None:
     target = tmp_path / "a.mp4"
     with suppress(KeyboardInterrupt), Segments(target, "settings") as segments:
-        with pytest.raises(ImageError, match=r"a\.mp4: another run restores into it"):
+        with pytest.raises(PictureError, match=r"a\.mp4: another run restores into it"):
             Segments(target, "settings")
         segments.add([Packet(3, True, b"abc"), Packet(1, False, b"de")], {"state": [1]})
         raise KeyboardInterrupt

@@ -68,9 +68,9 @@ def slow_ms_ssim(x: np.ndarray, y: np.ndarray) -> float:
 
         half = size // 2 if scale < 4 else 0
 
-        def mean(image: np.ndarray, window: np.ndarray = window, half: int = half) -> np.ndarray:
-            both = correlate1d(correlate1d(image, window, axis=0, mode="mirror"), window, axis=1, mode="mirror")
-            return both[half : image.shape[0] - half, half : image.shape[1] - half]
+        def mean(picture: np.ndarray, window: np.ndarray = window, half: int = half) -> np.ndarray:
+            both = correlate1d(correlate1d(picture, window, axis=0, mode="mirror"), window, axis=1, mode="mirror")
+            return both[half : picture.shape[0] - half, half : picture.shape[1] - half]
 
         mx, my = mean(x), mean(y)
         vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my

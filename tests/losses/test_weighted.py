@@ -17,7 +17,7 @@ NO_VGG = "loss.terms.perceptual.weights=random"
 def restoration() -> Restoration:
     torch.manual_seed(0)
     restored = MoCEIR().restore_and_route(torch.rand(2, 3, 40, 40))
-    return restored._replace(image=restored.image.detach().requires_grad_())
+    return restored._replace(restored=restored.restored.detach().requires_grad_())
 
 
 CLEAN = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
@@ -62,7 +62,7 @@ def test_a_term_of_weight_zero_is_neither_computed_nor_loaded(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_terms_are_computed_in_float32(restoration: Restoration, dtype: torch.dtype) -> None:
-    low = restoration._replace(image=restoration.image.to(dtype))
+    low = restoration._replace(restored=restoration.restored.to(dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, terms = build("loss", [NO_VGG])(low, CLEAN)
     assert all(term.dtype == torch.float32 for term in [total, *terms.values()])

@@ -49,7 +49,7 @@ def test_a_batch_is_its_pictures_one_by_one(mixture: NAFMixture) -> None:
     assert together.route.flatten().tolist() == list(experts)
     for index, expert in enumerate(experts):
         alone = mixture(x[index : index + 1], experts=route(expert))
-        assert torch.allclose(together.image[index : index + 1], alone, rtol=1e-4, atol=1e-3)
+        assert torch.allclose(together.restored[index : index + 1], alone, rtol=1e-4, atol=1e-3)
 
 
 def test_the_budget_holds(mixture: NAFMixture) -> None:

@@ -29,7 +29,7 @@ def network(golden: dict[str, Tensor], tmp_path: Path) -> MoCEIR:
 def test_evaluation_matches_the_published_network(network: MoCEIR, golden: dict[str, Tensor]) -> None:
     with torch.inference_mode():
         restoration = network.restore_and_route(golden["eval/input"])
-    torch.testing.assert_close(restoration.image, golden["eval/output"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(restoration.restored, golden["eval/output"], atol=1e-4, rtol=0)
     assert torch.equal(torch.stack([r.experts for r in restoration.routings]), golden["eval/expert_index"])
     gates = torch.stack([r.gates for r in restoration.routings])
     torch.testing.assert_close(gates, golden["eval/gates"], atol=1e-4, rtol=0)
@@ -37,10 +37,10 @@ def test_evaluation_matches_the_published_network(network: MoCEIR, golden: dict[
 
 def test_training_step_matches_the_published_network(network: MoCEIR, golden: dict[str, Tensor]) -> None:
     restoration = network.train().restore_and_route(golden["train/input"], noise=golden["train/noise"])
-    loss = (restoration.image - golden["train/target"]).abs().mean() + 0.05 * restoration.balance_loss
+    loss = (restoration.restored - golden["train/target"]).abs().mean() + 0.05 * restoration.balance_loss
     loss.backward()
 
-    torch.testing.assert_close(restoration.image, golden["train/output"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(restoration.restored, golden["train/output"], atol=1e-4, rtol=0)
     torch.testing.assert_close(restoration.balance_loss, golden["train/aux_loss"], atol=1e-4, rtol=0)
     torch.testing.assert_close(loss, golden["train/loss"], atol=1e-4, rtol=0)
     assert torch.equal(torch.stack([r.experts for r in restoration.routings]), golden["train/expert_index"])

@@ -28,7 +28,7 @@ def test_regression(make_network: Make) -> None:
     """Detects changes of the output when the published network's golden data is unavailable."""
     fixture = load_file(Path(__file__).parents[1] / "fixtures" / "regression.safetensors")
     restoration = make_network().restore_and_route(fixture["input"])
-    torch.testing.assert_close(restoration.image, fixture["output"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(restoration.restored, fixture["output"], atol=1e-4, rtol=0)
     assert torch.equal(torch.stack([r.experts for r in restoration.routings]), fixture["experts"])
 
 
@@ -41,7 +41,7 @@ def test_any_size_runs_and_is_kept(make_network: Make, size: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize("topk", [1, 2])
-def test_batch_equals_its_images_one_by_one(make_network: Make, topk: int) -> None:
+def test_batch_equals_its_pictures_one_by_one(make_network: Make, topk: int) -> None:
     network = make_network(topk=topk)
     batch = pictures(5, 40, 48)
     picks = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i))[:topk] for i in range(35)])
@@ -69,9 +69,9 @@ def test_training_draws_routing_noise(make_network: Make) -> None:
 @pytest.mark.parametrize("num_experts", [2, 3, 6])
 def test_every_expert_count_and_kind_trains(make_network: Make, kind: str, num_experts: int) -> None:
     network = make_network(expert_kind=kind, num_experts=num_experts).train()
-    every = torch.arange(num_experts).expand(7, -1)[..., None]  # image i takes expert i
+    every = torch.arange(num_experts).expand(7, -1)[..., None]  # picture i takes expert i
     restoration = network.restore_and_route(torch.rand(num_experts, 3, 40, 33), experts=every)
-    (F.l1_loss(restoration.image, torch.rand(num_experts, 3, 40, 33)) + restoration.balance_loss).backward()
+    (F.l1_loss(restoration.restored, torch.rand(num_experts, 3, 40, 33)) + restoration.balance_loss).backward()
     silent = {name for name, p in network.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-9}
     # LayerNorm over one channel removes the spectral product; over two channels, it keeps little more than its sign.
     low_rank = {

@@ -56,9 +56,9 @@ def rounded(values: np.ndarray, bits: int) -> np.ndarray:
     return np.rint(values * (2**bits - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def pillow(image: Image.Image, format: str, **options: object) -> bytes:
+def pillow(picture: Image.Image, format: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format, **options)
+    picture.save(stream, format, **options)
     return stream.getvalue()
 
 
@@ -281,16 +281,16 @@ def orientation_cases() -> Iterator[Case]:
     for orientation in range(1, 9):
         block = exif(orientation)
         stored, clear = turned(colours(), orientation), turned(alpha(), orientation)
-        image = Image.fromarray(rounded(stored, 8))
+        picture = Image.fromarray(rounded(stored, 8))
         both = rounded(np.dstack([stored, clear]), 8)
         deep = rounded(np.dstack([stored, clear]), 16)
-        data = pillow(image, "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0" + block)
+        data = pillow(picture, "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0" + block)
         yield Case(f"turned{orientation}.jpg", data, colours(), None, 8, 32)
         data = with_exif_chunk(bytes(imagecodecs.png_encode(deep)), block)
         yield Case(f"turned{orientation}.png", data, colours(), alpha(), 16, 50)
         data = pillow(Image.fromarray(both), "WEBP", lossless=True, exact=True, exif=b"Exif\0\0" + block)
         yield Case(f"turned{orientation}.webp", data, colours(), alpha(), 8, 50)
-        data = pillow(image, "AVIF", quality=100, subsampling="4:4:4", exif=block)
+        data = pillow(picture, "AVIF", quality=100, subsampling="4:4:4", exif=block)
         yield Case(f"turned{orientation}.avif", data, colours(), None, 8, 36)
         tag = (274, "H", 1, orientation, True)
         data = tiff(deep, photometric="rgb", extrasamples=["unassalpha"], extratags=[tag])
@@ -300,12 +300,12 @@ def orientation_cases() -> Iterator[Case]:
 def profile_cases() -> Iterator[tuple[str, str, bytes]]:
     """Yield suffix, profile, and a file with that profile."""
     exact, deep = rounded(colours(), 8), rounded(colours(), 16)
-    image = Image.fromarray(exact)
+    picture = Image.fromarray(exact)
     for name, profile in PROFILES.items():
-        yield ".jpg", name, pillow(image, "JPEG", quality=95, subsampling=0, icc_profile=profile)
-        yield ".png", name, pillow(image, "PNG", icc_profile=profile)
-        yield ".webp", name, pillow(image, "WEBP", lossless=True, icc_profile=profile)
-        yield ".avif", name, pillow(image, "AVIF", quality=100, subsampling="4:4:4", icc_profile=profile)
+        yield ".jpg", name, pillow(picture, "JPEG", quality=95, subsampling=0, icc_profile=profile)
+        yield ".png", name, pillow(picture, "PNG", icc_profile=profile)
+        yield ".webp", name, pillow(picture, "WEBP", lossless=True, icc_profile=profile)
+        yield ".avif", name, pillow(picture, "AVIF", quality=100, subsampling="4:4:4", icc_profile=profile)
         yield ".tif", name, tiff(deep, photometric="rgb", iccprofile=profile)
         yield ".jp2", name, _jp2(deep, profile)
 
@@ -323,9 +323,9 @@ def _jp2(values: np.ndarray, profile: bytes) -> bytes:
 def lab(values: np.ndarray, profile: bytes) -> np.ndarray:
     """Convert uint8 (H, W, 3) to CIE L*a*b* with LittleCMS."""
     space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    image = ImageCms.profileToProfile(Image.fromarray(values), space, ImageCms.createProfile("LAB"), outputMode="LAB")
-    assert image is not None
-    planes = np.asarray(image).astype(np.float64)
+    picture = ImageCms.profileToProfile(Image.fromarray(values), space, ImageCms.createProfile("LAB"), outputMode="LAB")
+    assert picture is not None
+    planes = np.asarray(picture).astype(np.float64)
     return np.stack([planes[..., 0] / 2.55, *(plane.astype(np.int8) for plane in np.rollaxis(planes[..., 1:], 2))], -1)
 
 
@@ -347,14 +347,14 @@ def jpegxl_cases() -> Iterator[Case]:
 def refused_cases() -> Iterator[tuple[str, bytes, str]]:
     """Yield name, content, and a fragment of the expected message."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
+    picture = Image.fromarray(noise)
     whole = {
         ".png": bytes(imagecodecs.png_encode(noise)),
-        ".jpg": pillow(image, "JPEG", quality=95),
-        ".webp": pillow(image, "WEBP", lossless=True),
-        ".gif": pillow(image, "GIF"),
-        ".bmp": pillow(image, "BMP"),
-        ".avif": pillow(image, "AVIF"),
+        ".jpg": pillow(picture, "JPEG", quality=95),
+        ".webp": pillow(picture, "WEBP", lossless=True),
+        ".gif": pillow(picture, "GIF"),
+        ".bmp": pillow(picture, "BMP"),
+        ".avif": pillow(picture, "AVIF"),
         ".jp2": bytes(imagecodecs.jpeg2k_encode(noise, level=0, codecformat="jp2")),
         ".tif": tiff(noise, photometric="rgb"),
         "-lzw.tif": tiff(noise, photometric="rgb", compression="lzw"),

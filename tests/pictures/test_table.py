@@ -41,7 +41,7 @@ from moceir import MoCEIR, Restorer, load_pretrained
 from moceir.inference.folder import plan
 from moceir.inference.restore import Report
 from moceir.pictures import formats
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 
 CASES = all_cases()
 SOME_NAMES = {"greya8", "greya16", "rgba16", "premultiplied-u1", "premultiplied-u2", "premultiplied-f4", "rgba-f4"}
@@ -68,8 +68,8 @@ def look(path: Path) -> tuple[np.ndarray, np.ndarray | None, np.dtype]:
         elif values.ndim == 3:
             values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     else:
-        with Image.open(path) as image:
-            shown = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGBA")
+        with Image.open(path) as picture:
+            shown = picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGBA")
             values, extra = np.asarray(shown), []
     values = values if values.ndim == 3 else values[..., None]
     scaled = values.astype(np.float64) / (np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1)
@@ -172,8 +172,8 @@ def test_profiles_are_kept(identity: Restorer, tmp_path: Path, suffix: str, name
     if suffix == ".jp2":  # Pillow does not read its profiles
         assert PROFILES[name] in (tmp_path / "out.jp2").read_bytes()
     else:
-        with Image.open(tmp_path / f"out{suffix}") as image:
-            assert image.info["icc_profile"] == PROFILES[name]
+        with Image.open(tmp_path / f"out{suffix}") as picture:
+            assert picture.info["icc_profile"] == PROFILES[name]
     before, after = (rounded(look(tmp_path / f"{place}{suffix}")[0], 8) for place in ("in", "out"))
     differences = lab(after, PROFILES[name]) - lab(before, PROFILES[name])
     # The 8-bit YCbCr of AVIF rounds once more.
@@ -185,7 +185,7 @@ def test_unsupported_files_are_rejected_by_name(
     identity: Restorer, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, data: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ImageError) as error:
+    with pytest.raises(PictureError) as error:
         identity.restore_file(tmp_path / name, tmp_path / "out" / name)
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert message in str(error.value)
@@ -223,21 +223,21 @@ def tags(*paths: Path) -> dict[str, dict[str, object]]:
 
 def described(suffix: str, *, orientation: int = 1, order: str = "<") -> bytes:
     """Write a picture with Exif, XMP, a profile and a resolution, as far as the format supports them."""
-    image = Image.fromarray(rounded(colours(), 8))
+    picture = Image.fromarray(rounded(colours(), 8))
     block, profile = exif(orientation, order), PROFILES["AdobeRGB"]
     options: dict = {"exif": b"Exif\0\0" + block, "icc_profile": profile, "xmp": XMP}
     if suffix == ".jpg":
-        return pillow(image, "JPEG", quality=95, dpi=(300, 240), comment=b"a comment", **options)
+        return pillow(picture, "JPEG", quality=95, dpi=(300, 240), comment=b"a comment", **options)
     if suffix == ".webp":
-        return pillow(image, "WEBP", lossless=True, **options)
+        return pillow(picture, "WEBP", lossless=True, **options)
     if suffix == ".avif":
-        return pillow(image, "AVIF", quality=95, **options)
+        return pillow(picture, "AVIF", quality=95, **options)
     if suffix == ".tif":
-        return pillow(image, "TIFF", exif=block, icc_profile=profile, dpi=(300, 240))
+        return pillow(picture, "TIFF", exif=block, icc_profile=profile, dpi=(300, 240))
     about = PngInfo()
     about.add_itxt("XML:com.adobe.xmp", XMP.decode())
     about.add_text("Title", "a title")
-    return pillow(image, "PNG", exif=block, icc_profile=profile, dpi=(300, 240), pnginfo=about)
+    return pillow(picture, "PNG", exif=block, icc_profile=profile, dpi=(300, 240), pnginfo=about)
 
 
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool (Debian: libimage-exiftool-perl)")
@@ -286,8 +286,8 @@ def test_the_resolution_is_kept(identity: Restorer, tmp_path: Path) -> None:
         (tmp_path / f"in{source}").write_bytes(described(source))
         for target in (".jpg", ".png", ".tif", ".bmp"):
             identity.restore_file(tmp_path / f"in{source}", tmp_path / f"out{target}")
-            with Image.open(tmp_path / f"out{target}") as image:
-                assert image.info["dpi"] == pytest.approx((300, 240), abs=0.02), (source, target)
+            with Image.open(tmp_path / f"out{target}") as picture:
+                assert picture.info["dpi"] == pytest.approx((300, 240), abs=0.02), (source, target)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
@@ -295,14 +295,14 @@ def test_the_orientation_is_reset_and_the_resolution_turned(identity: Restorer, 
     data = described(suffix, orientation=6).replace(b'tiff:Orientation="1"', b'tiff:Orientation="6"')
     (tmp_path / f"in{suffix}").write_bytes(data)
     identity.restore_file(tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
-    with Image.open(tmp_path / f"out{suffix}") as image:
-        assert image.size == (HEIGHT, WIDTH)
-        assert image.getexif().get(0x0112, 1) == 1
-        below = image.getexif().get_ifd(0x8769)
+    with Image.open(tmp_path / f"out{suffix}") as picture:
+        assert picture.size == (HEIGHT, WIDTH)
+        assert picture.getexif().get(0x0112, 1) == 1
+        below = picture.getexif().get_ifd(0x8769)
         if suffix != ".tif":
             assert (below[0xA002], below[0xA003]) == (HEIGHT, WIDTH)
-        if "dpi" in image.info:
-            assert image.info["dpi"] == pytest.approx((240, 300), abs=0.02)
+        if "dpi" in picture.info:
+            assert picture.info["dpi"] == pytest.approx((240, 300), abs=0.02)
     assert b'tiff:Orientation="6"' not in (tmp_path / f"out{suffix}").read_bytes()
 
 
@@ -328,7 +328,7 @@ def test_animations_keep_all_frames_and_times(identity: Restorer, tmp_path: Path
             before.load()
             after.load()
             assert after.info["duration"] == time
-            was, now = (np.asarray(image.convert("RGB")) / 255 for image in (before, after))
+            was, now = (np.asarray(picture.convert("RGB")) / 255 for picture in (before, after))
             assert psnr(was, now) > 33, index
 
 
@@ -349,7 +349,7 @@ def test_pages_keep_their_sizes_and_descriptions(identity: Restorer, tmp_path: P
 def test_several_pictures_do_not_become_one(identity: Restorer, tmp_path: Path) -> None:
     first, *others = frames()
     (tmp_path / "in.gif").write_bytes(pillow(first, "GIF", save_all=True, append_images=others))
-    with pytest.raises(ImageError, match="JPEG holds one picture, not 4; use TIFF, PNG, WebP or GIF"):
+    with pytest.raises(PictureError, match="JPEG holds one picture, not 4; use TIFF, PNG, WebP or GIF"):
         identity.restore_file(tmp_path / "in.gif", tmp_path / "out.jpg")
 
 
@@ -395,9 +395,9 @@ def test_heic(identity: Restorer, tmp_path: Path, bits: int, clear: bool) -> Non
     heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install 'moceir[heic]'")
     values = rounded(np.dstack([colours(), alpha()]) if clear else colours(), bits)
     mode = ("RGBA" if clear else "RGB") + (";16" if bits == 16 else "")
-    image = heif.from_bytes(mode, (WIDTH, HEIGHT), values.tobytes())
-    image.info["icc_profile"], image.info["icc_profile_type"] = PROFILES["ProPhoto"], "prof"
-    image.save(tmp_path / "in.heic", quality=100, chroma=444, exif=b"Exif\0\0" + exif(), xmp=XMP)
+    picture = heif.from_bytes(mode, (WIDTH, HEIGHT), values.tobytes())
+    picture.info["icc_profile"], picture.info["icc_profile_type"] = PROFILES["ProPhoto"], "prof"
+    picture.save(tmp_path / "in.heic", quality=100, chroma=444, exif=b"Exif\0\0" + exif(), xmp=XMP)
     report = identity.restore_file(tmp_path / "in.heic", tmp_path / "out.heic", quality=100)
     assert report.depth == f"uint{bits}"
     seen = heif.open_heif(tmp_path / "out.heic", convert_hdr_to_8bit=False)
@@ -429,7 +429,7 @@ def test_jpeg_xl(identity: Restorer, tmp_path: Path) -> None:
         "moving.jxl": r"moving\.jxl: an animated JPEG XL",
         "cut.jxl": r"cut\.jxl: not a readable picture",
     }.items():
-        with pytest.raises(ImageError, match=message):
+        with pytest.raises(PictureError, match=message):
             identity.restore_file(tmp_path / source, tmp_path / "out.jxl")
     (tmp_path / "in.jpg").write_bytes(pillow(Image.fromarray(rounded(colours(), 8)), "JPEG", quality=95))
     for quality in (30, 95):
@@ -471,26 +471,26 @@ def test_camera_raw_becomes_a_tiff_of_16_bits(identity: Restorer, tmp_path: Path
 
 def test_camera_raw_is_not_taken_for_its_preview(identity: Restorer, tmp_path: Path) -> None:
     (tmp_path / "in.tif").write_bytes(negative())
-    with pytest.raises(ImageError, match=r"camera raw \(DNG\), of which this would be a preview"):
+    with pytest.raises(PictureError, match=r"camera raw \(DNG\), of which this would be a preview"):
         identity.restore_file(tmp_path / "in.tif", tmp_path / "out.tif")
 
 
 def test_files_that_need_an_extra_name_it(identity: Restorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda _: None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
-    with pytest.raises(ImageError, match=r"a\.heic: HEIC needs pillow_heif: pip install 'moceir\[heic\]'"):
+    with pytest.raises(PictureError, match=r"a\.heic: HEIC needs pillow_heif: pip install 'moceir\[heic\]'"):
         identity.restore_file(tmp_path / "a.heic", tmp_path / "out.png")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png", ".webp", ".avif", ".jp2"])
 def test_a_picture_with_damaged_exif_is_restored(identity: Restorer, tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rounded(colours(), 8))
+    picture = Image.fromarray(rounded(colours(), 8))
     for index in range(12):
         block = bytearray(exif(6, "<>"[index % 2]))
         for place in rng.integers(0 if index % 3 == 0 else 8, len(block), 3):
             block[place] = rng.integers(0, 256)
-        data = pillow(image, "JPEG", exif=b"Exif\0\0" + bytes(block[: len(block) - 7 * index]))
+        data = pillow(picture, "JPEG", exif=b"Exif\0\0" + bytes(block[: len(block) - 7 * index]))
         (tmp_path / "in.jpg").write_bytes(data)
         report = identity.restore_file(tmp_path / "in.jpg", tmp_path / f"out{suffix}")
         assert {report.height, report.width} == {HEIGHT, WIDTH}

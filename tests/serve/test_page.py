@@ -98,11 +98,13 @@ def test_upload_restore_compare_zoom_and_download(page: Any, file: Path) -> None
     page.wait_for_timeout(100)
     closer = zoom(page)
     assert closer == 1600  # the maximum zoom
-    place = page.locator("#after").evaluate("image => image.style.transform")
+    place = page.locator("#after").evaluate("picture => picture.style.transform")
     page.mouse.down()
     page.mouse.move(middle[0] - 60, middle[1] - 40)
     page.mouse.up()
-    moved, both = (page.locator(f"#{one}").evaluate("image => image.style.transform") for one in ("after", "before"))
+    moved, both = (
+        page.locator(f"#{one}").evaluate("picture => picture.style.transform") for one in ("after", "before")
+    )
     assert moved == both != place
     page.get_by_role("button", name="1:1").click()
     assert zoom(page) == 100

@@ -19,7 +19,7 @@ from test_training import run
 
 from moceir import MoCEIR
 from moceir.losses.weighted import WeightedLoss
-from moceir.pictures.picture import ImageError
+from moceir.pictures.picture import PictureError
 from moceir.training import callbacks, checkpoints
 from moceir.training.checkpoints import CheckpointFiles, read_checkpoint
 from moceir.training.signals import Stopped
@@ -86,11 +86,11 @@ def test_a_full_disk_does_not_end_training(
             raise full
         original(path, *content, **options)
 
-    def panel(path: Path, image: object) -> None:
-        raise ImageError(f"{path}: could not be written (No space left on device)")
+    def panel(path: Path, picture: object) -> None:
+        raise PictureError(f"{path}: could not be written (No space left on device)")
 
     monkeypatch.setattr(checkpoints, "write_atomically", write)
-    monkeypatch.setattr(callbacks, "write_image", panel)
+    monkeypatch.setattr(callbacks, "write_picture", panel)
     run(tmp_path, f"data.root={photographs}", "trainer.max_epochs=3", "data.sets.photographs.repeat=2")
     assert "last.ckpt: could not be written (No space left on device); training continues" in caplog.text
     assert "epoch-0000.png: could not be written (No space left on device); training continues" in caplog.text

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from moceir import MoCEIR
 from moceir.config import build, config_dir
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 from moceir.training.loggers import wandb_logger
 
 WEIGHTS = {"l1": 1.5, "perceptual": 0.0, "ms_ssim": 0.7, "l2": 0.1, "frequency": 0.1, "balance": 0.5}
@@ -106,7 +106,7 @@ def test_everything_is_logged(photographs: Path, tmp_path: Path) -> None:
     assert summary["last"]["val/gmacs"] > 0
     panels = sorted(path.name for path in (tmp_path / "run" / "panels").iterdir())
     assert panels == ["epoch-0000.png", "epoch-0001.png"]
-    panel = read_image(tmp_path / "run" / "panels" / "epoch-0001.png")
+    panel = read_picture(tmp_path / "run" / "panels" / "epoch-0001.png")
     assert panel.shape == (4 * 192, 3 * 192, 3), "a row for each task: degraded, restored, clean"
     # Pictures of 72×72 fill a corner; the clean one is the same in every row.
     assert np.array_equal(panel[:72, 384 : 384 + 72], panel[192 : 192 + 72, 384 : 384 + 72])

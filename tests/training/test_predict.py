@@ -20,7 +20,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from moceir import MoCEIR, load_network, save_network
 from moceir.inference.folder import Journal, plan
-from moceir.pictures.arrays import write_image
+from moceir.pictures.arrays import write_picture
 from moceir.training.predict import Dealer, RestoreFiles
 
 
@@ -39,7 +39,7 @@ def test_each_number_goes_once_to_a_free_process() -> None:
 def album(tmp_path: Path, photograph: np.ndarray) -> list[str]:
     """Return the arguments that restore forty pictures and a broken one."""
     for index in range(40):
-        write_image(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
+        write_picture(tmp_path / "in" / f"{index:02d}.png", np.roll(photograph, index, axis=1))
     (tmp_path / "in" / "broken.png").write_bytes(b"broken")
     network = MoCEIR(num_blocks=(1, 1), num_decoder_blocks=(1,), num_heads=(1, 2), num_refinement_blocks=1)
     save_network(randomise(network), tmp_path / "network.safetensors")

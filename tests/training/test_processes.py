@@ -31,9 +31,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
         allow_missing=False,
         crop=8,
         batch_size=8,
-        degradation=lambda image, _: image,
+        degradation=lambda picture, _: picture,
         validation_degradations={},
-        validation_images=1,
+        validation_pictures=1,
         num_workers=0,
         seed=0,
     )

@@ -16,7 +16,7 @@ from test_training import PHOTOGRAPHS, SMALL
 from typer.testing import CliRunner
 
 from moceir.cli.main import app
-from moceir.pictures.arrays import read_image
+from moceir.pictures.arrays import read_picture
 from moceir.training.checkpoints import LastCheckpoint
 from moceir.training.sweep import SUMMARY, read_sweep
 
@@ -51,7 +51,7 @@ def test_the_command_writes_a_table_and_a_plot(multirun: Path) -> None:
     rows = list(csv.reader((multirun / "sweep.csv").read_text().splitlines()))
     assert rows[0] == ["run", "loss.weights.perceptual", "network.num_experts", "psnr", "gmacs"]
     assert rows[1] == ["2", "0.5", "2", "32", "29.5"]
-    assert read_image(multirun / "sweep.png").std() > 0
+    assert read_picture(multirun / "sweep.png").std() > 0
     page = (multirun / "sweep.html").read_text()
     assert "4 runs, 3 with a result. The best reached 32.000 dB, the worst 30.000 dB." in page
     assert page.index("<td>2</td><td>0.5</td><td>2</td>") < page.index("<td class=number>no result</td>")
