@@ -35,7 +35,7 @@ format: $(READY) ## rewrite the code in the house's style
 train: $(READY) ## one training stage: make train stage=1 args="data.root=FOLDER"
 	$(BIN)/python -m moceir.cli.train stage=stage$(stage) $(args)
 
-release-weights: $(READY) ## train the shipped weights, or go on: make release-weights args="data.root=FOLDER"
+release-weights: $(READY) ## train the shipped weights, or continue to: make release-weights args="data.root=FOLDER"
 	ls runs/release/*/network.safetensors > /dev/null 2>&1 || \
 	    $(BIN)/python -m moceir.cli.train experiment=release resume=latest $(args)
 	$(BIN)/python -m moceir.cli.train experiment=release_fine resume=latest $(args)
@@ -82,7 +82,7 @@ soak: $(READY) ## an hour of restoring and of training that is killed: make soak
 fuzz: $(READY) ## thousands of broken files and settings for every reader, in minutes
 	MOCEIR_FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/fuzz
 
-constraints: $(READY) ## pin every dependency anew
+constraints: $(READY) ## update the pin of every dependency
 	$(BIN)/pip install --quiet uv
 	echo '# Every version of a tested installation, for each Python and platform. Made by `make constraints`.' > $@.new
 	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml - --all-extras --universal --python-version 3.11 \

@@ -1,4 +1,4 @@
-"""Programs timed by turns, each in a process of its own: machines are shared, so only ratios within minutes count."""
+"""Times programs alternately, each in its own process. Machines are shared, so only ratios within minutes count."""
 
 from __future__ import annotations
 

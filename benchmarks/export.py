@@ -1,4 +1,4 @@
-"""Time of the engine, ONNX Runtime and OpenVINO on one picture, by turns in one run; and how close their results are.
+"""Times the engine, ONNX Runtime, and OpenVINO alternately on one picture, and compares their results.
 
 python benchmarks/export.py --route 1,1,1,1,1,1,1 --rounds 5
 python benchmarks/export.py --parity

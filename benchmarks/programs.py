@@ -149,7 +149,7 @@ def allocated() -> int:
 
 
 def live_peak(run: Run) -> int:
-    """Bytes that a run has in use at once, at most, besides those before it; looked at every millisecond."""
+    """Return the peak of the bytes that a run adds to those in use before it, sampled every millisecond."""
     before = peak = allocated()
     stop = threading.Event()
 
@@ -167,7 +167,7 @@ def live_peak(run: Run) -> int:
 
 
 def live(network: str, height: int, width: int) -> dict[str, Any]:
-    """Bytes in use at once in a second run, on the dearest expert."""
+    """Return the peak of the bytes in use in a second run, on the costliest expert."""
     run = forced(network, height, width, 3) if network == "published" else restore(network, height, width)
     run()
     return {"live": live_peak(run)}

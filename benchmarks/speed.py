@@ -1,6 +1,6 @@
 """Speed and memory of restoring and training: `make bench`, which takes ten minutes on two cores.
 
-Everything is timed by turns, see :mod:`contest`. Prints tables, and appends a line of JSON to benchmarks/history.jsonl,
+All programs run alternately (:mod:`contest`). Prints tables, and appends a line of JSON to benchmarks/history.jsonl,
 which `make bench-history` plots. See docs/performance.md.
 """
 
@@ -113,7 +113,7 @@ def training(rounds: int) -> dict[str, float]:
 
 
 def start_up(rounds: int) -> dict[str, float]:
-    """Seconds of the whole command on a picture of 64×64, this version's and version 0.1's, by turns."""
+    """Seconds of the whole command on a picture of 64×64, alternately with this version and version 0.1."""
     with tempfile.TemporaryDirectory() as folder, checkout(BEFORE) as before:
         source = Path(folder) / "small.png"
         cv2.imwrite(str(source), cv2.imread(str(sample_photograph("astronaut.png")))[:64, :64])

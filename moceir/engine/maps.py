@@ -15,7 +15,7 @@ class Readable(Protocol):
     """A map whose rows can be read."""
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom``, (1, C, bottom - top, W)."""
+        """Return rows ``top`` to ``bottom``, (1, C, bottom - top, W)."""
         ...
 
 
@@ -92,7 +92,7 @@ class Computed:
         self.steps = steps
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom``."""
+        """Compute rows ``top`` to ``bottom``."""
         around = sum(reach for reach, _ in self.steps)
         first, last, _ = self.rows.grown(top, bottom, around)
         x = self.source.read(first, last)

@@ -26,7 +26,7 @@ class ContinuedPicture:
         self.padded = padded
 
     def read(self, top: int, bottom: int) -> Tensor:
-        """Rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
+        """Return rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
         height, width = self.size
         inside = Region(min(top, height - 1), min(bottom, height), 0, width, height, width)
         part = self.source(inside)

@@ -1,4 +1,4 @@
-"""A graph of ONNX operators while it is written: names, constants, branches, and no node that nothing needs."""
+"""Builds a graph of ONNX operators: names, constants, and branches, without nodes that nothing needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNKNOWN = "Unknown"
 
 
 class Graph:
-    """Operators in the order they run; a branch sees what its parent has.
+    """Operators in the order they run; a branch reads its parent's values.
 
     Args:
         parent: of which this is a branch; None for the whole graph.
@@ -31,12 +31,12 @@ class Graph:
         self._counter: list[int] = parent._counter if parent is not None else [0]
 
     def emit(self, operator: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> list[str]:
-        """Names of an operator's results; those that are there already, if the same was asked before."""
+        """Add an operator and return its results' names, or those of an equal operator that exists."""
         key = operator, tuple(inputs), outputs, repr(sorted(attributes.items()))
         return self._find(key) or self._add(key, operator, inputs, outputs, attributes)
 
     def emit_branches(self, condition: str, branches: Sequence[Graph], kept: Sequence[str]) -> str:
-        """The name of what the first of two branches gives if a condition holds, else the second: ``kept`` in them."""
+        """Return the name of a choice: ``kept`` of the first branch if a condition holds, else ``kept`` of the second."""
         graphs = {
             name: branch.proto(name, [], [helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None)])
             for name, branch, result in zip(("then_branch", "else_branch"), branches, kept, strict=True)
@@ -48,7 +48,7 @@ class Graph:
         self.nodes.append(helper.make_node("Identity", [result], [name]))
 
     def constant(self, value: np.ndarray) -> str:
-        """The name of a constant."""
+        """Return the name of a constant."""
         key = value.dtype.str, value.shape, value.tobytes()
         known = self._find(key)
         if known:
@@ -61,7 +61,7 @@ class Graph:
     def proto(
         self, name: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> onnx.GraphProto:
-        """What is needed for the outputs.
+        """Return the model's graph, with only the operators that the outputs need.
 
         Raises:
             ValueError: when that has an operation that ONNX has no operator for, or this package knows none.
@@ -106,7 +106,7 @@ class Graph:
 
 
 def _outer(graph: onnx.GraphProto) -> set[str]:
-    """Names that a branch takes from the graph around it."""
+    """Return the names that a branch takes from the graph around it."""
     used = {output.name for output in graph.output}
     own = {constant.name for constant in graph.initializer}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""A network as an ONNX model."""
+"""Exports a network as an ONNX model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHEAPEST = "cheapest"
 
 
 class OnePicture(nn.Module):
-    """A MoCE layer on one picture: its experts, one of which the graph runs.
+    """A MoCE layer for one picture; the graph runs one of its experts.
 
     Args:
         moce: the layer.
@@ -42,7 +42,7 @@ class OnePicture(nn.Module):
         self.experts, self.router = moce.experts, moce.router
 
     def forward(self, x: Tensor, shared: Tensor, routing: Routing, halo: Halo = NO_HALO) -> Tensor:
-        """As :meth:`moceir.networks.blocks.MoCE.forward`."""
+        """Run the layer as :meth:`moceir.networks.blocks.MoCE.forward` does."""
         residual = self.moce.residual(x)
         picks = []
         for pick in range(self.router.topk):
@@ -60,14 +60,14 @@ class OnePicture(nn.Module):
 
 
 class OneBlock(nn.Module):
-    """A block with experts on one picture, one of which the graph runs."""
+    """A block with experts for one picture; the graph runs one of them."""
 
     def __init__(self, block: RoutedBlock, recorder: Recorder) -> None:
         super().__init__()
         self.experts, self.recorder = block.experts, recorder
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
-        """As of :class:`~moceir.networks.naf_mixture.RoutedBlock`."""
+        """Run the block as :class:`~moceir.networks.naf_mixture.RoutedBlock` does."""
         taken = run.routings[-1].experts[0, 0]
         return cast(Tensor, self.recorder.choose(taken, [partial(expert, x, run) for expert in self.experts]))
 
@@ -127,7 +127,7 @@ def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None 
 
 
 def sample_sizes(multiple: int) -> list[tuple[int, int]]:
-    """Sizes that a graph for any size is recorded at, for a network that pads to multiples.
+    """Return the sizes at which a graph for any size is recorded, for a network that pads to multiples.
 
     Two of them follow each other when they are padded, so that a remainder that is the same for all three is the same
     for every size; and some are no multiples.
@@ -137,7 +137,7 @@ def sample_sizes(multiple: int) -> list[tuple[int, int]]:
 
 
 def about(network: UNet, experts: Sequence[Sequence[int]] | None) -> dict[str, str]:
-    """What an exported model says of itself."""
+    """Return the metadata of an exported model."""
     taken = ROUTED if experts is None else ",".join("+".join(map(str, layer)) for layer in experts)
     return {
         "name": type(network).__name__,
@@ -148,7 +148,7 @@ def about(network: UNet, experts: Sequence[Sequence[int]] | None) -> dict[str, s
 
 
 def parse_route(route: str, network: UNet) -> list[list[int]] | None:
-    """The experts of each layer that a text says; None for a choice in the graph.
+    """Parse a text into each layer's experts; None leaves the choice to the graph.
 
     Raises:
         ValueError: when the network has no such route.

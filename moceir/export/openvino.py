@@ -1,4 +1,4 @@
-"""A network as OpenVINO's intermediate representation, made from its ONNX model."""
+"""Exports a network as OpenVINO's intermediate representation, through its ONNX model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST = 16384
 
 
 def to_openvino(model: onnx.ModelProto) -> openvino.Model:
-    """The same model, with its metadata below ``moceir``, for OpenVINO."""
+    """Convert the model for OpenVINO, with its metadata below ``moceir``."""
     converted = openvino.Core().read_model(model.SerializeToString())
     if converted.is_dynamic():
         side = openvino.Dimension(1, LARGEST)

@@ -1,4 +1,4 @@
-"""How each of torch's functions that the networks use is written in ONNX operators."""
+"""Translates each of torch's functions that the networks use into ONNX operators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ the name of the result; a list of names for several, a pair for a complex one.""
 
 
 def writes(*names: str) -> Callable[[Write], Write]:
-    """Says which functions a function below writes."""
+    """Register a function below as the translation of torch's functions."""
 
     def add(write: Write) -> Write:
         OPERATIONS.update(dict.fromkeys(names, write))
@@ -430,7 +430,7 @@ def _axes_last(x: Tensor, dim: Any) -> list[int]:
 
 
 def _waves(length: int) -> np.ndarray:
-    """The matrix of the discrete Fourier transform."""
+    """Return the matrix of the discrete Fourier transform."""
     steps = np.arange(length)
     return np.exp(-2j * np.pi * (np.outer(steps, steps) % length) / length)
 

@@ -1,4 +1,4 @@
-"""Models with weights of 16 bits, or with convolutions of 8, and what that costs."""
+"""Exports models with 16-bit weights or 8-bit convolutions, and measures what that costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_LOST = 0.05
 
 
 def with_bfloat16_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with its weights rounded to bfloat16, in half the size; it computes in single precision."""
+    """Round a model's weights to bfloat16, which halves its size; it computes in single precision."""
     model = onnx.ModelProto.FromString(model.SerializeToString())
     _round(model.graph, count())
     return model
@@ -47,7 +47,7 @@ def _round(graph: onnx.GraphProto, numbers: Iterator[int]) -> None:
 
 
 def with_int8_convolutions(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """The same model with convolutions of 8 bits, weights channel by channel, in the form of QDQ.
+    """Convert convolutions to 8 bits in QDQ form, with a scale for each weight channel.
 
     Convolutions within branches, which are the experts of a routed model, stay as they are.
 
@@ -84,11 +84,11 @@ def with_int8_convolutions(model: onnx.ModelProto, pictures: Iterable[np.ndarray
 
 
 class Loss(NamedTuple):
-    """What a task loses."""
+    """The quality that a task loses."""
 
     task: str
     psnr: float
-    """dB, mean over pictures, of the model in single precision."""
+    """The mean dB over pictures of the model in single precision."""
     lost: float
     """dB."""
 
@@ -96,7 +96,7 @@ class Loss(NamedTuple):
 def measure(
     model: onnx.ModelProto, other: onnx.ModelProto, samples: Iterable[tuple[np.ndarray, np.ndarray, str]]
 ) -> list[Loss]:
-    """By how much a model is worse than another, task by task.
+    """Measure by how much a model is worse than another, task by task.
 
     Args:
         model: in single precision.
@@ -123,7 +123,7 @@ def _psnr(picture: np.ndarray, clean: np.ndarray) -> float:
 
 
 def check(losses: Iterable[Loss], precision: str, most: float = MOST_LOST) -> None:
-    """Raise ValueError when a task loses more than so many dB, which names all that do."""
+    """Raise ValueError when a task loses more than a limit in dB; the message names every such task."""
     over = [f"{loss.task} {loss.lost:.3f} dB" for loss in losses if loss.lost > most]
     if over:
         raise ValueError(

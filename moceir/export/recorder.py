@@ -1,8 +1,8 @@
 """Records what a network computes, as ONNX operators, while it runs on a picture without values.
 
-It takes the place of torch's functions. Tensors have shapes, but no values, and they have them for several sizes of
-picture at once: what is the same for all of them is a constant of the graph, what differs is computed in it, and a
-decision that differs is an error. What is computed from weights alone is computed at once.
+The recorder replaces torch's functions. Its tensors have no values, but they have a shape for each of several picture
+sizes. A number that is the same for all sizes becomes a constant of the graph; a number that differs is computed in the
+graph; a decision that differs is an error. Results that depend on weights alone are computed while recording.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from moceir.export.graph import UNKNOWN, Graph
 
 
 class Size(int):
-    """A length that depends on the picture's size; as a number it is what it is in the first sample."""
+    """A length that depends on the picture's size; as a number, it has its value in the first sample."""
 
     samples: tuple[int, ...]
     name: str
@@ -87,7 +87,7 @@ class Size(int):
 
 
 class Traced(Tensor):
-    """A result of a recorded function: shapes, and the name of its value in the graph (two of a complex one)."""
+    """The result of a recorded function: shapes, and the name of its value in the graph (two names if complex)."""
 
     samples: tuple[Tensor, ...]
     names: tuple[str, ...]
@@ -96,16 +96,16 @@ class Traced(Tensor):
 
     @property
     def shape(self) -> Any:  # type: ignore[override]  # lengths that are no numbers yet
-        """Constants, and a :class:`Size` where they are none."""
+        """The lengths: constants, or a :class:`Size` where a length varies."""
         return tuple(self.recorder.size_of(self, axis) for axis in range(self.samples[0].ndim))
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]  # torch's stubs have an attribute, not a property
-        """Where constants are that the network makes for it."""
+        """The device for constants that the network makes."""
         return torch.device("cpu")
 
     def numel(self) -> int:
-        """How many numbers there are."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
@@ -115,12 +115,12 @@ class Traced(Tensor):
         return iter(self.unbind(0))
 
     def tolist(self) -> NoReturn:
-        """Values are not known."""
+        """Raise an error, because values are not known."""
         raise ValueError("the network decides by values of a picture, which a graph cannot")
 
 
 class Recorder(TorchFunctionMode):
-    """Under ``with``, torch's functions of traced tensors are recorded.
+    """Records torch's functions of traced tensors while its ``with`` block runs.
 
     Args:
         operations: by name of the function, what writes it into the graph.
@@ -134,17 +134,17 @@ class Recorder(TorchFunctionMode):
         self.count = count
 
     def input(self, name: str, samples: Sequence[Sequence[int]]) -> Traced:
-        """The picture, in each sample of such a shape."""
+        """Add the picture as an input, with its shape in each sample."""
         return self.traced(tuple(torch.empty(tuple(shape), device="meta") for shape in samples), (name,))
 
     def traced(self, samples: tuple[Tensor, ...], names: tuple[str, ...]) -> Traced:
-        """A tensor of these shapes whose value has these names."""
+        """Return a tensor with these shapes whose value has these names."""
         result: Traced = torch.Tensor._make_subclass(Traced, samples[0])
         result.samples, result.names, result.recorder = samples, names, self
         return result
 
     def size(self, samples: Sequence[int], name: Callable[[], str]) -> int:
-        """A length, whose name is made only if it is no constant."""
+        """Return a length; a name is made only if it is not a constant."""
         if len(set(samples)) == 1:
             return samples[0]
         result = Size(samples[0])
@@ -152,24 +152,24 @@ class Recorder(TorchFunctionMode):
         return result
 
     def size_of(self, x: Traced, axis: int) -> int:
-        """A tensor's length."""
+        """Return a tensor's length in one dimension."""
         lengths = [sample.shape[axis] for sample in x.samples]
         return self.size(lengths, lambda: self.emit("Shape", x.names[0], start=axis, end=axis + 1))
 
     def arithmetic(self, compute: Callable[[int, int], int], operator: str, first: Any, second: Any) -> int:
-        """A length from two."""
+        """Compute a length from two others."""
         lengths = [compute(sample(first, i), sample(second, i)) for i in range(self.count)]
         return self.size(lengths, lambda: self.emit(operator, *(self.integers([one]) for one in (first, second))))
 
     def integers(self, lengths: Sequence[int]) -> str:
-        """The name of a list of lengths."""
+        """Return the name of a list of lengths."""
         if not any(isinstance(one, Size) for one in lengths):
             return self.graph.constant(np.array(lengths, np.int64))
         names = [one.name if isinstance(one, Size) else self.integers([one]) for one in lengths]
         return names[0] if len(names) == 1 else self.emit("Concat", *names, axis=0)
 
     def name(self, value: Any, dtype: torch.dtype) -> str:
-        """The name of an operand: a tensor, a length or a number, as this type."""
+        """Return the name of an operand, a tensor, a length, or a number, as this type."""
         if isinstance(value, Traced):
             return value.names[0] if value.dtype == dtype else self.cast(value.names[0], dtype)
         if isinstance(value, Size):
@@ -177,15 +177,15 @@ class Recorder(TorchFunctionMode):
         return self.graph.constant(torch.as_tensor(value, dtype=dtype).detach().numpy())
 
     def cast(self, name: str, dtype: torch.dtype) -> str:
-        """The same as another type."""
+        """Convert a tensor to another type."""
         return self.emit("Cast", name, to=TYPES[dtype])
 
     def emit(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """The name of an operator's only result."""
+        """Return the name of an operator's only result."""
         return self.graph.emit(operator, inputs, **attributes)[0]
 
     def choose(self, index: Tensor, choices: Sequence[Callable[[], Any]]) -> Traced:
-        """What the choice with a number gives, () int64; the others are not computed."""
+        """Return the result of the choice with a number, () int64; the others are not computed."""
         outer = self.graph
         results = []
         branches = []
@@ -230,7 +230,7 @@ class Recorder(TorchFunctionMode):
 
 
 def sample(value: Any, index: int) -> Any:
-    """What a length, a tensor or a slice is in a sample."""
+    """Return a length's, a tensor's, or a slice's value in a sample."""
     if isinstance(value, slice):
         return slice(*(sample(one, index) for one in (value.start, value.stop, value.step)))
     return value.samples[index] if isinstance(value, (Size, Traced)) else value

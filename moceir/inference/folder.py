@@ -197,7 +197,7 @@ class Journal:
 
     Args:
         jobs: of all parts; the file is in the folder that all targets have in common.
-        settings: what decides the results, by :func:`fingerprint`; a journal of others is begun anew.
+        settings: what decides the results, by :func:`fingerprint`; a journal of other settings is replaced.
         part: names this one of several processes that work at once.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What training minimises: pure functions of a restored and a clean picture, and their weighted sum."""
+"""The losses that training minimises: functions of a restored and a clean picture, and their weighted sum."""

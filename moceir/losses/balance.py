@@ -14,7 +14,7 @@ from moceir.networks.routing import balance_loss
 
 
 def balance_over_processes(restoration: Restoration) -> Tensor:
-    """Mean of the layers' balance, eq. 9, of importance and load over the global batch; scalar.
+    """Return the mean of the layers' balance, eq. 9, of importance and load over the global batch; scalar.
 
     A variation is not linear, so the mean of each process's loss is another loss than that of the whole batch.
     Importance and load are means over pictures: theirs are averaged over the processes, whose batches must be equal in
@@ -28,7 +28,7 @@ def balance_over_processes(restoration: Restoration) -> Tensor:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of every process's tensor. Each one's loss depends on it, so its gradient is the sum of theirs."""
+    """Sum every process's tensor. Each process's loss depends on it, so the gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

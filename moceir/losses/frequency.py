@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def frequency_loss(restored: Tensor, clean: Tensor, *, norm: str = "backward") -> Tensor:
-    """Mean absolute difference of the real and imaginary parts of the spectra, eq. 15.
+    """Return the mean absolute difference of the real and imaginary parts of the spectra, eq. 15.
 
     Args:
         restored: (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Differences of what VGG-19 sees."""
+"""Differences of VGG-19's features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LAYERS = {
 
 
 class PerceptualLoss(nn.Module):
-    """Mean absolute difference of VGG-19's features, eq. 10, weighted over layers.
+    """Return the mean absolute difference of VGG-19's features, eq. 10, weighted over layers.
 
     Eq. 10 sums over channels; their mean, which is usual, keeps a layer's weight what it says whatever its width. The
     weights of VGG-19 are read when the loss is first computed.
@@ -76,7 +76,7 @@ class PerceptualLoss(nn.Module):
 
 
 class VGG19(nn.Module):
-    """The first layers of VGG-19, up to the last of those that are asked for.
+    """The first layers of VGG-19, up to the last requested layer.
 
     Args:
         weights: see :class:`PerceptualLoss`.
@@ -105,7 +105,7 @@ class VGG19(nn.Module):
             self.register_buffer(f"bias{number}", bias, persistent=False)
 
     def forward(self, picture: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) in [0, 1] -> activations of every layer."""
+        """Map (B, 3, H, W) in [0, 1] to the activations of every requested layer."""
         x = F.conv2d(picture, self.get_buffer("weight0"), self.get_buffer("bias0"))
         found = {}
         for number, name in enumerate(self._names, start=1):
@@ -149,7 +149,7 @@ def _tensors(state: dict[str, Tensor], key: str, shape: tuple[int, ...], source:
 
 
 def _imagenet_normalisation() -> tuple[Tensor, Tensor]:
-    """(x - mean) / std of each channel, as a 1×1 convolution."""
+    """Build a 1×1 convolution that computes (x - mean) / std of each channel."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return torch.diag(1 / std)[:, :, None, None], -mean / std
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def l1_loss(restored: Tensor, clean: Tensor) -> Tensor:
-    """Mean absolute difference, eq. 13; (B, 3, H, W) twice -> scalar."""
+    """Return the mean absolute difference of two (B, 3, H, W), eq. 13; scalar."""
     return F.l1_loss(restored, clean)
 
 
 def l2_loss(restored: Tensor, clean: Tensor) -> Tensor:
-    """Mean squared difference, eq. 14; (B, 3, H, W) twice -> scalar."""
+    """Return the mean squared difference of two (B, 3, H, W), eq. 14; scalar."""
     return F.mse_loss(restored, clean)

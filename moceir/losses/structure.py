@@ -9,17 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Of the scales, the finest first (Wang, Simoncelli & Bovik, Asilomar 2003)."""
+"""The weight of each scale, the finest first (Wang, Simoncelli & Bovik, Asilomar 2003)."""
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def ms_ssim_loss(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGHTS) -> Tensor:
-    """1 - MS-SSIM, eq. 12; scalar in [0, 1]."""
+    """Return 1 - MS-SSIM, eq. 12; scalar in [0, 1]."""
     return 1 - ms_ssim(restored, clean, weights=weights).mean()
 
 
 def ms_ssim(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGHTS) -> Tensor:
-    """Multi-scale structural similarity, eq. 11, of pictures in [0, 1].
+    """Return the multi-scale structural similarity, eq. 11, of pictures in [0, 1].
 
     Contrast and structure at every scale, over the windows that lie inside the picture; at the coarsest luminance too,
     over all pixels, the picture mirrored around it. The Gaussian window, of 11 pixels and σ 1.5 pixels, shrinks to the
@@ -53,7 +53,7 @@ def ms_ssim(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGH
 
 
 def _ssim(x: Tensor, y: Tensor, *, mirror: bool) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast times structure: at every pixel, or where the window lies inside the picture."""
+    """Return luminance, and contrast times structure, at every pixel or where the window lies inside the picture."""
     side = min(x.shape[-2:])
     size = min(11, 2 * side - 1 if mirror else side - 1 + side % 2)  # odd
     at = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2

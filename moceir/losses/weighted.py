@@ -49,7 +49,7 @@ class WeightedLoss(nn.Module):
             term(grey, grey)
 
     def forward(self, restoration: Restoration, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, and its terms before they are weighted; scalars, computed in float32.
+        """Return the loss of a batch and its unweighted terms; scalars, computed in float32.
 
         Args:
             restoration: of the degraded pictures.

@@ -1,1 +1,1 @@
-"""The mathematics of networks: it imports nothing else of this package."""
+"""The networks. This package imports no other package of moceir."""

@@ -21,11 +21,11 @@ class Gram(Sums):
 
     @classmethod
     def of(cls, query: Tensor, key: Tensor, heads: int) -> Gram:
-        """Over all pixels of (B, C, H, W) each; C is a multiple of heads."""
+        """Compute the sums over all pixels of two (B, C, H, W); C is a multiple of heads."""
         return cls((_products(query, key, heads), _squares(query, heads), _squares(key, heads)))
 
     def mixing(self, temperature: Tensor) -> Tensor:
-        """(B, heads, c, c), what takes values to their mixture; ``temperature`` is (heads, 1, 1)."""
+        """Return the matrices (B, heads, c, c) that mix the values; ``temperature`` is (heads, 1, 1)."""
         products, queries, keys = self[:3]
         norms = [squares.clamp_min(1e-24).sqrt() for squares in (queries, keys)]
         return ((products / (norms[0] * norms[1].mT)) * temperature).softmax(dim=-1)
@@ -40,7 +40,7 @@ class OverlappingGram(Gram):
     """
 
     def plus(self, below: Sums) -> Sums:
-        """The sums over this strip and the next one below it."""
+        """Return the sums over this strip and the next one below it."""
         products, queries, keys = (one + other for one, other in zip(self[:3], below[:3], strict=True))
         mixed = 2 * (self[4] * below[3]).sum(dim=(-2, -1))[..., None]
         return OverlappingGram((products, queries + mixed, keys, self[3], below[4]))
@@ -105,19 +105,19 @@ class SelfAttention(nn.Module):
         self.project = pointwise(dim, dim, bias=bias)
 
     def gram(self, x: Tensor, halo: Halo) -> Gram:
-        """Sums over the strip; ``x`` (B, C, H, W) has a halo of one row."""
+        """Return the sums over the strip; ``x`` (B, C, H, W) has a halo of one row."""
         dim = self.project.in_channels
         query, key = some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim, halo).chunk(2, dim=1)
         return Gram.of(query, key, len(self.temperature))
 
     def forward(self, x: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """``x`` (B, C, H, W) with ``halo`` and :meth:`Gram.mixing` of it -> (B, C, H, W) with ``halo.after(1)``."""
+        """Map ``x`` (B, C, H, W) with ``halo``, and its :meth:`Gram.mixing`, to (B, C, H, W) with ``halo.after(1)``."""
         dim = self.project.in_channels
         value = some_channels(x, self.qkv, self.qkv_mix, 2 * dim, 3 * dim, halo)
         return attend(mixing, value, self.project, folded=self.folded)
 
     def matmul_macs(self, height: int, width: int) -> int:
-        """Multiply-adds of what is not a convolution: q kᵀ, and its product with v."""
+        """Return the multiply-adds outside convolutions: q kᵀ, and its product with v."""
         return _matmul_macs(self.project.in_channels, len(self.temperature), height * width)
 
 
@@ -159,13 +159,13 @@ class CrossAttention(nn.Module):
         return OverlappingGram((products, squares, _squares(near.crop(key), heads), first, last))
 
     def forward(self, context: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """``context`` (B, C, H, W) with ``halo``, for values -> the same with ``halo.after(3)``."""
+        """Map ``context`` (B, C, H, W) with ``halo``, which gives the values, to the same with ``halo.after(3)``."""
         dim = self.project.in_channels
         value = some_channels(context, self.key_value, self.key_value_mix, dim, 2 * dim, halo)
         return attend(mixing, value, self.project, folded=self.folded)
 
     def matmul_macs(self, height: int, width: int) -> int:
-        """Multiply-adds of what is not a convolution: q kᵀ, and its product with v."""
+        """Return the multiply-adds outside convolutions: q kᵀ, and its product with v."""
         return _matmul_macs(self.project.in_channels, len(self.temperature), height * width)
 
 

@@ -30,26 +30,26 @@ class EncoderBlock(Block):
         self.feed_forward = FeedForward(dim=dim, bias=True)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The normalised map."""
+        """Return the normalised map."""
         return self.norm1(x)
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Gram, None]:
-        """Of queries and keys."""
+        """Return the sums of queries and keys."""
         return self.attention.gram(strip.prepared, strip.halo), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
-        """How the channels mix."""
+        """Return the matrices that mix the channels."""
         return Gram(sums).mixing(self.attention.temperature)
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
-        """The block's result."""
+        """Return the block's result."""
         halo = strip.halo
         x = plus(self.attention(strip.prepared, known[0], halo), halo.crop(strip.x, keep=1))
         near = halo.less(1)
         return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
 
     def fold(self) -> None:
-        """Give the norms' gains to the convolutions after them, and the attention's projection to its matrix."""
+        """Merge the norms' gains into the convolutions after them, and the attention's projection into its matrix."""
         self.attention.qkv = fold_norm(self.norm1, self.attention.qkv)
         self.feed_forward.expand = fold_norm(self.norm2, self.feed_forward.expand)
         self.norm1.folded = self.norm2.folded = self.attention.folded = True
@@ -77,7 +77,7 @@ class MoCE(nn.Module):
         self.project: nn.Module = pointwise(dim, dim, bias=False)
 
     def forward(self, x: Tensor, shared: Tensor, routing: Routing, halo: Halo = NO_HALO) -> Tensor:
-        """``x``, with a halo of three rows, and ``shared``, without, routed as decided -> (B, C, H, W) without."""
+        """Run the chosen experts on ``x``, with a halo of three rows, and ``shared``, without one -> (B, C, H, W)."""
         # Each expert sees only its own pictures, all at once; most of a batch's cost is thus one pass.
         choices = routing.experts.tolist()
         outputs, order = [], []
@@ -94,14 +94,14 @@ class MoCE(nn.Module):
 
 
 def _select(x: Tensor, pictures: list[int]) -> Tensor:
-    """The given pictures of a batch; the batch itself when that is all of them."""
+    """Return the given pictures of a batch, or the batch itself when it holds no others."""
     if len(pictures) == len(x):
         return x
     return _pick(x, pictures)
 
 
 def _pick(x: Tensor, pictures: list[int]) -> Tensor:
-    """The given pictures; unlike ``x[pictures]``, whose gradient is slow."""
+    """Select pictures like ``x[pictures]``, with a faster gradient."""
     index = torch.tensor(pictures, device=x.device)
     return x.index_select(0, index).contiguous(memory_format=torch.channels_last)
 
@@ -117,12 +117,12 @@ def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
 
 
 class BranchInputs(NamedTuple):
-    """What every pass of a decoder block begins with, (B, C, H, W) each."""
+    """The maps, (B, C, H, W) each, with which every pass of a decoder block begins."""
 
     shared: Tensor
-    """For the shared expert."""
+    """The shared expert's input."""
     routed: Tensor
-    """For the routed ones."""
+    """The routed experts' input."""
 
 
 class DecoderBlock(Block):
@@ -160,11 +160,11 @@ class DecoderBlock(Block):
 
     @property
     def experts(self) -> nn.ModuleList:
-        """Among which the router chooses."""
+        """The experts among which the router chooses."""
         return self.moce.experts
 
     def prepare(self, x: Tensor) -> BranchInputs:
-        """The inputs of the shared and of the routed experts."""
+        """Return the inputs of the shared and of the routed experts."""
         normed = self.norm1(x)
         return BranchInputs(self.to_shared(normed), self.to_routed(normed))
 
@@ -182,7 +182,7 @@ class DecoderBlock(Block):
         return self.cross_attention.gram(query, context, halo.less(4)), kept
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
-        """How the shared expert's channels mix, and the route; then how the cross-attention's channels mix."""
+        """Return the shared expert's mixing matrices and the route; then those of the cross-attention."""
         if known:
             return OverlappingGram(sums).mixing(self.cross_attention.temperature)
         *gram, total, count = sums
@@ -194,7 +194,7 @@ class DecoderBlock(Block):
         return Gram(gram).mixing(self.shared.temperature), routing
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
-        """The block's result."""
+        """Return the block's result."""
         (_, routing), mixing = known
         halo, shared = strip.halo, strip.kept
         if shared is None:
@@ -210,7 +210,7 @@ class DecoderBlock(Block):
         return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
 
     def fold(self) -> None:
-        """Multiply out all 1×1 convolutions in a row; what becomes of the experts' input is then all up to them."""
+        """Merge consecutive 1×1 convolutions; the experts then do all that happens to their input."""
         attention, moce = self.cross_attention, self.moce
         to_query = composed(attention.query, moce.project)
         moce.residual = fold_norm(self.norm1, composed(to_query, self.to_routed))

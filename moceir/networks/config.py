@@ -1,4 +1,4 @@
-"""What a network is built from: plain values that are checked once and never change."""
+"""Configurations of networks: plain values that are checked once and never change."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ class NetworkConfig:
         """Raise ValueError when an argument is out of range."""
 
     def plain(self) -> dict[str, Any]:
-        """The arguments as JSON and YAML hold them."""
+        """Return the arguments as JSON and YAML hold them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

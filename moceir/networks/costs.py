@@ -1,4 +1,4 @@
-"""What a network's routes cost, from the shapes of its layers.
+"""Counts the cost of a network's routes from the shapes of its layers.
 
 It is what fvcore and torch's counter find by running the network (:mod:`moceir.complexity`), known at once, because a
 budget needs it before any picture is seen.
@@ -28,22 +28,22 @@ class Part(Protocol):
 
 @runtime_checkable
 class HasProducts(Protocol):
-    """A module with products of matrices besides its convolutions."""
+    """A module that multiplies matrices outside its convolutions."""
 
     def matmul_macs(self, height: int, width: int) -> int:
-        """Multiply-adds of those products, on a height×width map."""
+        """Return the multiply-adds of those products on a height×width map."""
         ...
 
 
 def padded_size(halvings: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width that a network pads a picture to, so that every level halves them."""
+    """Return the height and width to which a network pads a picture so that every level halves them."""
     multiple = 1 << halvings
     height, width = (-(-length // multiple) * multiple for length in size)
     return height, width
 
 
 def macs(module: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of a module on height×width maps, which only strides change; linear layers take vectors."""
+    """Count a module's multiply-adds on height×width maps; only strides change sizes; linear layers take vectors."""
     total = 0
     for part in module.modules():
         if isinstance(part, nn.Conv2d):

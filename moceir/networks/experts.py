@@ -25,12 +25,12 @@ def pad_to_windows(x: Tensor, window: int) -> Tensor:
 
 
 def covered_pixels(height: int, width: int, window: int) -> int:
-    """Pixels in the windows that cover a map, those beyond its border included."""
+    """Count the pixels in the windows that cover a map, including those beyond its border."""
     return -(-height // window) * -(-width // window) * window**2
 
 
 class WindowMixer(nn.Module, ABC):
-    """Projections that every kind shares: q = dw3×3(1×1(z)), (k, v) = dw7×7(1×1(z)), and a last 1×1."""
+    """The projections that every kind shares: q = dw3×3(1×1(z)), (k, v) = dw7×7(1×1(z)), and a last 1×1."""
 
     def __init__(self, *, rank: int, window: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class WindowMixer(nn.Module, ABC):
         self.project = pointwise(rank, rank, bias=True)
 
     def forward(self, z: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """(B, r, H, W) with a halo of three rows -> the same without; a strip begins where a window does."""
+        """Map (B, r, H, W) with a halo of three rows to the same without; every strip begins at a window's border."""
         query = self.query_mix(self.query(halo.crop(z, keep=1)), halo.less(1))
         key, value = self.key_value_mix(self.key_value(z), halo).chunk(2, dim=1)
         return self.project(channels_last(self.mix(query, key, value)))
@@ -52,7 +52,7 @@ class WindowMixer(nn.Module, ABC):
         """Mix the pixels of each window; all (B, r, H, W)."""
 
     def matmul_macs(self, height: int, width: int) -> int:
-        """Multiply-adds of what is not a convolution: of products of matrices within the windows, not of transforms."""
+        """Return the multiply-adds of matrix products within the windows; transforms count nothing."""
         return 0
 
     def extra_repr(self) -> str:
@@ -82,7 +82,7 @@ class AttentionMixer(WindowMixer):
     """softmax(q kᵀ/√r) v among the w² pixels of each window; padding takes no part."""
 
     def matmul_macs(self, height: int, width: int) -> int:
-        """Multiply-adds of q kᵀ and its product with v, in windows that cover the map."""
+        """Return the multiply-adds of q kᵀ and its product with v, in windows that cover the map."""
         return 2 * self.window**2 * self.project.out_channels * covered_pixels(height, width, self.window)
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class AttentionMixer(WindowMixer):
         return mixed[..., :height, :width]
 
     def _inside(self, batch: int, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Which keys are pixels of the picture: (batch · windows, 1, w²), or None when all are."""
+        """Return which keys are pixels of the picture, (batch · windows, 1, w²), or None when all are."""
         if height % self.window == 0 and width % self.window == 0:
             return None
         inside = pad_to_windows(torch.ones(1, 1, height, width, device=device), self.window) > 0
@@ -113,7 +113,7 @@ class AttentionMixer(WindowMixer):
 
 
 class Expert(nn.Module):
-    """What an expert adds to its input: W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
+    """The term that an expert adds to its input: W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
 
     def __init__(self, *, dim: int, rank: int, window: int, kind: str) -> None:
         super().__init__()
@@ -125,5 +125,5 @@ class Expert(nn.Module):
         self.expand = pointwise(rank, dim, bias=False)
 
     def forward(self, x: Tensor, shared: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """``x``, with a halo of three rows, and the shared expert's ``shared``, without -> (B, C, H, W) without."""
+        """Map ``x``, with a halo of three rows, and the shared expert's ``shared``, without one, to (B, C, H, W)."""
         return self.expand(times(self.mixer(self.reduce(x), halo), self.modulate(shared, activation="silu")))

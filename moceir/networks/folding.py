@@ -1,4 +1,4 @@
-"""A network with everything multiplied out that composes exactly: faster, with fewer multiply-adds."""
+"""Merges linear operations that compose exactly, so that a network is faster and needs fewer multiply-adds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 @torch.no_grad()
 def folded(network: AnyModule) -> AnyModule:
-    """A copy in evaluation mode, of the same classes, that computes the same function of single pictures.
+    """Return a copy in evaluation mode, of the same classes, that computes the same function of single pictures.
 
     Which weights compose is each block's own affair: those that can have a method ``fold``.
     """

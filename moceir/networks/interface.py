@@ -1,4 +1,4 @@
-"""What everything else may ask of a network, and what it gets back."""
+"""The interface of a network, and the result of restoring a batch."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Restoration(NamedTuple):
 
     @property
     def importance_and_load(self) -> tuple[Tensor, Tensor]:
-        """Importance and load of each layer's experts over the batch, (layers, n) each."""
+        """The importance and the load of each layer's experts over the batch, (layers, n) each."""
         importance = torch.stack([routing.importance for routing in self.routings])
         return importance, torch.stack([routing.load for routing in self.routings])
 
     @property
     def route(self) -> Tensor:
-        """(layers, B, k) int64, the experts taken."""
+        """The experts taken, (layers, B, k) int64."""
         return route_of(self.routings, len(self.restored))
 
 
 class Network(Protocol):
-    """What training, restoring and evaluating need of a network, which is an ``nn.Module`` besides.
+    """What training, restoring, and evaluating need of a network, which is also an ``nn.Module``.
 
     A plain forward is enough for a network: :class:`moceir.networks.unet.UNet` gives the rest.
     """

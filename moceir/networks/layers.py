@@ -1,4 +1,4 @@
-"""The small parts every block is made of: channel normalisation, convolutions, feed-forward, resampling.
+"""The layers of which every block is made: channel normalisation, convolutions, feed-forward, resampling.
 
 All maps are (B, C, H, W). They are fastest in ``torch.channels_last`` memory, which the networks see to; every layer
 here keeps whichever order it is given.
@@ -21,17 +21,17 @@ SMALL = 20480
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same map in the memory order that is fastest here."""
+    """Return the same map in the memory order that is fastest here."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def autocasting() -> bool:
-    """Whether CPU autocast is on."""
+    """Return whether CPU autocast is on."""
     return torch.is_autocast_enabled("cpu")
 
 
 def inferring_on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is a float32 map on a CPU, without gradients, and neither traced nor compiled."""
+    """Return whether ``x`` is a float32 map on a CPU, without gradients, and neither traced nor compiled."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -52,7 +52,7 @@ class Convolution(nn.Conv2d):
 
     @property
     def reach(self) -> int:
-        """How many rows above and below a strip it looks at."""
+        """The rows above and below a strip that it reads."""
         return int(self.padding[0])
 
     def forward(self, x: Tensor, halo: Halo = NO_HALO, activation: str = "none") -> Tensor:
@@ -76,7 +76,7 @@ def convolve(
     groups: int = 1,
     activation: str = "none",
 ) -> Tensor:
-    """What :class:`Convolution` computes, of any weights."""
+    """Compute what :class:`Convolution` does, with any weights."""
     if inferring_on_cpu(x) and x.numel() > SMALL:
         name = {"silu": "swish"}.get(activation, activation)
         exact = "none" if activation == "gelu" else ""  # GELU without the approximation by tanh
@@ -102,7 +102,7 @@ def spread(
     groups: int = 1,
     activation: str = "none",
 ) -> Tensor:
-    """A convolution on a strip: what it needs of rows around is its halo, with zeros beyond the end of the map.
+    """Convolve a strip. The halo supplies the rows around it, and zeros stand beyond the end of the map.
 
     Args:
         x: (B, C, H, W) with ``halo``.
@@ -133,22 +133,22 @@ def some_channels(
 
 
 def times(x: Tensor, factor: Tensor) -> Tensor:
-    """Their product, in place of ``x`` when no gradient needs that."""
+    """Multiply two maps, in place when no gradient needs ``x``."""
     return x * factor if torch.is_grad_enabled() else x.mul_(factor)
 
 
 def plus(x: Tensor, term: Tensor) -> Tensor:
-    """Their sum, in place of ``x`` when no gradient needs that."""
+    """Add two maps, in place when no gradient needs ``x``."""
     return x + term if torch.is_grad_enabled() else x.add_(term)
 
 
 def pointwise(in_dim: int, out_dim: int, *, bias: bool) -> Convolution:
-    """1×1 convolution: the same linear map at every pixel."""
+    """Build a 1×1 convolution, the same linear map at every pixel."""
     return Convolution(in_dim, out_dim, kernel_size=1, bias=bias)
 
 
 def depthwise(dim: int, kernel_size: int, *, bias: bool) -> Convolution:
-    """k×k convolution of each channel by itself, zero-padded to keep H and W."""
+    """Build a k×k convolution of each channel by itself, zero-padded to keep H and W."""
     return Convolution(dim, dim, kernel_size=kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
 
 
@@ -214,7 +214,7 @@ class FeedForward(nn.Module):
         self.project = pointwise(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """(B, C, H, W) with a halo of one row -> the same without."""
+        """Map (B, C, H, W) with a halo of one row to the same without."""
         # The two halves apart: half the channels of a map are not contiguous, and slow.
         hidden = self.project.in_channels
         gate = some_channels(x, self.expand, self.mix, 0, hidden, halo, "gelu")
@@ -230,7 +230,7 @@ class Downsample(nn.Sequential):
         super().__init__(Convolution(dim, dim // 2, kernel_size=3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """``x`` with a halo of one row, its result without."""
+        """Map ``x`` with a halo of one row to the result without."""
         return self[1](self[0](x, halo))
 
 
@@ -243,12 +243,12 @@ class Upsample(nn.Sequential):
         super().__init__(Convolution(dim, 2 * dim, kernel_size=3, padding=1, bias=False), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
-        """``x`` with a halo of one row, its result without."""
+        """Map ``x`` with a halo of one row to the result without."""
         return self[1](self[0](x, halo))
 
 
 def composed(second: nn.Module, first: nn.Module) -> Convolution:
-    """Two 1×1 convolutions as one, multiplied in double precision, so that it rounds but once."""
+    """Merge two 1×1 convolutions into one, in double precision, so that the weights are rounded once."""
     outer, inner = (_affine(layer) for layer in (second, first))
     bias = None if inner[1] is None else outer[0] @ inner[1]
     if outer[1] is not None:
@@ -257,7 +257,7 @@ def composed(second: nn.Module, first: nn.Module) -> Convolution:
 
 
 def fold_norm(norm: ChannelNorm, layer: nn.Module) -> Convolution:
-    """A 1×1 with what the norm before it does besides dividing: gain, shift, and subtraction of the mean.
+    """A 1×1 that also does the work of the norm before it, except dividing: gain, shift, and subtraction of the mean.
 
     The norm must become ``folded`` once all that follow it have taken their share.
     """
@@ -267,7 +267,7 @@ def fold_norm(norm: ChannelNorm, layer: nn.Module) -> Convolution:
 
 
 def _affine(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """(out, in) and (out,), in double precision."""
+    """Return weight (out, in) and bias (out,) in double precision."""
     weight, bias = cast(Tensor, layer.weight).detach(), cast("Tensor | None", layer.bias)
     return weight.double().flatten(1), None if bias is None else bias.detach().double()
 

@@ -43,7 +43,7 @@ class MoCEIRConfig(NetworkConfig):
         return [4 << i if self.expert_kind == "spectral" else 2 * (i + 1) for i in range(self.num_experts)]
 
     def plain(self) -> dict[str, Any]:
-        """With the window sizes that were taken."""
+        """Return the arguments with the window sizes in use."""
         return {**super().plain(), "window_sizes": list(self.windows)}
 
     def check(self) -> None:

@@ -29,7 +29,7 @@ class PictureRouter(Block):
 
     Args:
         dim: channels of the map.
-        complexity: of each expert, its cost over that of the dearest.
+        complexity: of each expert, its cost over that of the costliest expert.
     """
 
     reaches = (0, 0)
@@ -44,12 +44,12 @@ class PictureRouter(Block):
         self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
-        """Of values and of their squares, and of how many there are."""
+        """Return the sums of values and of squares, and the number of pixels."""
         x = strip.x.detach()
         return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
-        """The routing, for all blocks that have experts."""
+        """Return the routing for all blocks with experts."""
         total, squares, count = sums
         mean = total / count
         spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
@@ -62,7 +62,7 @@ class PictureRouter(Block):
         run.routings.append(Routing(logits, gates, experts, importance, load))
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
-        """The map as it is."""
+        """Return the map unchanged."""
         return strip.halo.crop(strip.x)
 
 
@@ -94,15 +94,15 @@ class RoutedBlock(Block):
         return results.index_select(0, torch.cat([group for _, group in used]).argsort())
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
-        """The chosen block's."""
+        """Return the chosen block's sums."""
         return known[0].summarise(strip, known[1:]) if known else (Sums(()), None)
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
-        """Which block is chosen, and then what that one concludes."""
+        """Return the chosen block's number, and that block's conclusion."""
         return known[0].conclude(sums, known[1:], run) if known else self.experts[int(run.routings[-1].experts[0, 0])]
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
-        """The chosen block's result."""
+        """Return the chosen block's result."""
         return cast(Tensor, known[0].update(strip, known[1:]))
 
 
@@ -153,7 +153,7 @@ class NAFMixture(NAFNet):
 
     @cached_property
     def route_costs(self) -> RouteCosts:
-        """As of every network; the blocks of an expert are one choice."""
+        """The costs of every route; all blocks of an expert are one choice."""
         costs = super().route_costs
         return RouteCosts(costs.base, (tuple(sum(blocks) for blocks in zip(*costs.experts, strict=True)),))
 
@@ -177,7 +177,7 @@ class NAFMixture(NAFNet):
 
 
 def _inherit(block: GatedBlock, source: GatedBlock) -> None:
-    """Give a block those gated channels of another that count most; what it has besides counts nothing at first."""
+    """Copy to a block the most important gated channels of another block; its other channels start without effect."""
     mine, theirs = dict(block.named_parameters()), dict(source.named_parameters())
     for name in ("norm1.weight", "norm1.bias", "gain1", "norm2.weight", "norm2.bias", "gain2"):
         mine[name].copy_(theirs[name])

@@ -1,4 +1,4 @@
-"""A route: which expert a picture takes in each layer, what that costs, and what it may cost.
+"""Routes: the expert that a picture takes in each layer, the cost, and the budget.
 
 Costs are multiply-adds of convolutions, linear layers and matrix products on a 1280×720 picture, known before any
 picture is seen (:mod:`moceir.networks.costs`).
@@ -22,7 +22,7 @@ POST_FILTER_MACS_PER_PIXEL = 297
 
 
 class Routing(NamedTuple):
-    """What one routed layer decided for a batch of B pictures with n experts, k of them taken."""
+    """The decision of one routed layer for a batch of B pictures with n experts, of which k are taken."""
 
     logits: Tensor
     """(B, n), before noise."""
@@ -37,7 +37,7 @@ class Routing(NamedTuple):
 
 
 def route_of(routings: Sequence[Routing], batch: int) -> Tensor:
-    """(layers, B, k) int64, the experts that a batch of B pictures took; (0, B, 0) without routing."""
+    """Return the experts that a batch of B pictures took, (layers, B, k) int64, or (0, B, 0) without routing."""
     if not routings:
         return torch.zeros(0, batch, 0, dtype=torch.int64)
     return torch.stack([routing.experts for routing in routings])
@@ -47,16 +47,16 @@ class RouteCosts(NamedTuple):
     """Multiply-adds at :data:`REFERENCE_SIZE`."""
 
     base: int
-    """Everything but the experts: network, routing and post-filter."""
+    """The cost of everything but the experts: network, routing, and post-filter."""
     experts: tuple[tuple[int, ...], ...] = ()
-    """(layer, expert)."""
+    """The cost of each expert, by layer."""
 
     def cheapest(self, topk: int) -> int:
         """The cost of the cheapest route."""
         return self.base + sum(sum(sorted(layer)[:topk]) for layer in self.experts)
 
     def of(self, route: Tensor) -> Tensor:
-        """(layers, B, k) experts -> (B,) cost of each picture's route."""
+        """Map experts, (layers, B, k), to the cost of each picture's route, (B,)."""
         if not self.experts:
             return torch.full(route.shape[1:2], self.base, device=route.device)
         costs = torch.tensor(self.experts, dtype=torch.int64, device=route.device)
@@ -65,16 +65,16 @@ class RouteCosts(NamedTuple):
 
 
 class LayerBudget(NamedTuple):
-    """What one routed layer may spend."""
+    """The budget of one routed layer."""
 
     costs: Tensor
-    """(n,) int64, of each expert."""
+    """The cost of each expert, (n,) int64."""
     ceiling: Tensor
-    """(B,) int64, for all the experts a picture takes here."""
+    """The most that all experts of a picture may cost here, (B,) int64."""
 
 
 class RoutingRules(NamedTuple):
-    """What a layer's decision on a batch of B pictures follows besides its features."""
+    """What decides a layer's route for a batch of B pictures, apart from the features."""
 
     noise: Tensor | None = None
     """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
@@ -86,7 +86,7 @@ class RoutingRules(NamedTuple):
 
 @dataclass
 class Run:
-    """What the parts of a network hand on to each other, besides maps, while a batch passes through them.
+    """What the parts of a network pass to each other, apart from maps, while a batch runs through them.
 
     Attributes:
         costs: of the network's routes.
@@ -107,7 +107,7 @@ class Run:
     routings: list[Routing] = field(default_factory=list)
 
     def rules(self, batch: int, device: torch.device) -> RoutingRules:
-        """What the next layer follows; it may spend what earlier layers and the cheapest later ones leave."""
+        """Return the next layer's conditions; earlier and the cheapest later layers leave its budget."""
         layer = len(self.routings)
         budget = None
         if self.mac_budget is not None:
@@ -135,7 +135,7 @@ def check_budget(costs: RouteCosts, gmacs: float | None, topk: int) -> None:
 
 
 def select_experts(scores: Tensor, topk: int, budget: LayerBudget | None) -> Tensor:
-    """The k best-scored experts that the budget allows.
+    """Return the k best-scored experts that the budget allows.
 
     They are picked one by one; a pick is allowed when the cheapest way to complete it still fits.
 

@@ -16,7 +16,7 @@ from moceir.networks.strips import Block, Strip, Sums, pixels
 
 
 def importance_and_load(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Importance and load of each expert over a batch, (n,) each, eqs. 5 to 8.
+    """Return the importance and the load of each expert over a batch, (n,) each, eqs. 5 to 8.
 
     Importance weighs an expert's mean probability by its size, so that equal importance means that smaller
     experts are taken more often; load is the mean probability that a fresh draw of the noise would pick the
@@ -40,7 +40,7 @@ def balance_loss(importance: Tensor, load: Tensor) -> Tensor:
 
 
 def _squared_variation(x: Tensor) -> Tensor:
-    """Squared coefficient of variation, with the unbiased standard deviation."""
+    """Return the squared coefficient of variation, with the unbiased standard deviation."""
     return (x.std(dim=-1) / (x.mean(dim=-1) + 1e-8)) ** 2
 
 
@@ -63,17 +63,17 @@ class FrequencyEmbedding(Block):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def summarise(self, strip: Strip, known: list[object]) -> tuple[Sums, None]:
-        """Of high-pass responses, and of how many there are."""
+        """Return the sums of high-pass responses, and their number."""
         high = F.gelu(self.high_pass(strip.x, strip.halo))
         return Sums((high.sum(dim=(2, 3)), pixels(high))), None
 
     def conclude(self, sums: Sums, known: list[object], run: Run) -> None:
-        """The embedding, (B, d), for the routers."""
+        """Return the embedding for the routers, (B, d)."""
         total, count = sums
         run.frequency = self.mlp((total / count).to(self.high_pass.weight.dtype))
 
     def update(self, strip: Strip, known: list[object]) -> Tensor:
-        """The map as it is."""
+        """Return the map unchanged."""
         return strip.halo.crop(strip.x)
 
 

@@ -1,4 +1,4 @@
-"""How a part of a network runs on a whole map, or strip by strip with the same result.
+"""Runs a part of a network on a whole map, or strip by strip with the same result.
 
 What keeps a network from running strip by strip is only that some parts need sums over the whole picture: channel
 attention, routers, embeddings. So a :class:`Block` has passes. Each but the last sums something over a strip; between
@@ -18,21 +18,21 @@ from moceir.networks.routes import Run
 
 
 class Halo(NamedTuple):
-    """How many rows were read above and below a strip; fewer than asked for where the map ends."""
+    """The rows that were read above and below a strip; fewer than asked for where the map ends."""
 
     above: int = 0
     below: int = 0
 
     def crop(self, x: Tensor, keep: int = 0) -> Tensor:
-        """(B, C, H, W) with this halo -> without it, but for as many as ``keep`` rows on each side."""
+        """Crop this halo off (B, C, H, W), except for up to ``keep`` rows on each side."""
         return x[:, :, max(0, self.above - keep) : x.shape[2] - max(0, self.below - keep)]
 
     def less(self, keep: int) -> Halo:
-        """The halo that :meth:`crop` leaves."""
+        """Return the halo that :meth:`crop` leaves."""
         return Halo(min(self.above, keep), min(self.below, keep))
 
     def after(self, reach: int) -> Halo:
-        """What is left of it behind a convolution that looks so many rows up and down."""
+        """Return the rest of the halo after a convolution that reads ``reach`` rows up and down."""
         return Halo(max(0, self.above - reach), max(0, self.below - reach))
 
 
@@ -43,23 +43,23 @@ class Sums(tuple[Tensor, ...]):
     """Sums over the pixels of a strip."""
 
     def plus(self, below: Sums) -> Sums:
-        """The sums over this strip and the next one below it."""
+        """Return the sums over this strip and the next one below it."""
         return type(self)(one + other for one, other in zip(self, below, strict=True))
 
     def double(self) -> Sums:
-        """In double precision, to be added up."""
+        """Return the sums in double precision, for adding."""
         return type(self)(one.double() for one in self)
 
 
 class Strip(NamedTuple):
-    """What a block's pass sees of a map."""
+    """The rows of a map that a pass of a block reads."""
 
     x: Tensor
     """(B, C, H, W), the strip and its halo."""
     prepared: Any
-    """What the block's ``prepare`` made of ``x``."""
+    """The result of the block's ``prepare`` on ``x``."""
     kept: Tensor | None
-    """What an earlier pass kept, with the same halo."""
+    """The map that an earlier pass kept, with the same halo."""
     halo: Halo
 
 
@@ -67,10 +67,10 @@ class Block(nn.Module):
     """A part that keeps a map's size. Subclasses without sums override :meth:`update` alone.
 
     Attributes:
-        reaches: how many rows around a strip each pass reads, a number for each sum and one for :meth:`update`.
-        alignment: a strip begins at a multiple of so many rows.
+        reaches: the rows around a strip that each pass reads, a number for each sum and one for :meth:`update`.
+        alignment: every strip begins at a multiple of this number of rows.
         keeps: the number of the pass that keeps a map for the last one; None for no such pass.
-        rewrites: whether the result is another map than the one that was put in.
+        rewrites: whether the result differs from the input.
     """
 
     reaches: tuple[int, ...] = (0,)
@@ -79,7 +79,7 @@ class Block(nn.Module):
     rewrites: bool = True
 
     def forward(self, x: Tensor, run: Run) -> Tensor:
-        """(B, C, H, W) -> the same; ``run`` is what the parts of the network hand on to each other."""
+        """Map (B, C, H, W) to the same; ``run`` is what the parts of the network pass to each other."""
         prepared = self.prepare(x)
         kept: Tensor | None = None
         known: list[Any] = []
@@ -89,28 +89,28 @@ class Block(nn.Module):
         return self.update(Strip(x, prepared, kept, NO_HALO), known)
 
     def prepare(self, x: Tensor) -> Any:
-        """What every pass begins with."""
+        """Compute what every pass needs."""
         return x
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
-        """Pass number ``len(known)``: sums over the strip, and a map of it that later passes need, or None."""
+        """Run pass number ``len(known)``: return sums over the strip, and a map that later passes need, or None."""
         raise NotImplementedError(f"{type(self).__name__} has sums but no summarise")
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Any:
-        """What follows from the sums of all strips, once for the batch."""
+        """Return what follows from the sums of all strips, once for the batch."""
         return sums
 
     def update(self, strip: Strip, known: list[Any]) -> Tensor:
-        """The block's result on the strip, without its halo."""
+        """Return the block's result on the strip, without its halo."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     @property
     def reach(self) -> int:
-        """How many rows around a strip :meth:`recompute` reads."""
+        """The rows around a strip that :meth:`recompute` reads."""
         return self.reaches[-1] + (0 if self.keeps is None else self.reaches[self.keeps])
 
     def recompute(self, x: Tensor, halo: Halo, known: list[Any]) -> Tensor:
-        """The block's result on a strip once more, when what follows from the sums is known."""
+        """Compute the block's result on a strip again, given what follows from the sums."""
         inner = halo.less(self.reaches[-1])
         outer = Halo(halo.above - inner.above, halo.below - inner.below)
         kept = None
@@ -121,12 +121,12 @@ class Block(nn.Module):
 
 
 def pixels(x: Tensor) -> Tensor:
-    """How many pixels a map (B, C, H, W) has, as one of the sums; a tensor even while the network is traced."""
+    """Return the number of pixels of a map (B, C, H, W) as a tensor, also while the network is traced."""
     return torch.as_tensor(x.shape[2] * x.shape[3], dtype=x.dtype, device=x.device)
 
 
 def add_up(sums: Iterable[Sums]) -> Sums:
-    """The sums over all strips, from top to bottom, in double precision."""
+    """Add the sums of all strips from top to bottom, in double precision."""
     total: Sums | None = None
     for one in sums:
         total = one.double() if total is None else total.plus(one.double())

@@ -1,4 +1,4 @@
-"""What every network here is: a U-Net, described once by its parts in the order they run."""
+"""The U-Net that every network is, described once by its parts in the order they run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class UNet(nn.Module):
         return {**self.settings.plain(), "mac_budget": self.mac_budget}
 
     def parts(self) -> Iterator[Part]:
-        """Every part, in the order they run. Nothing else knows the topology."""
+        """Yield every part in the order they run. Nothing else knows the topology."""
         latent = len(self.down)
 
         def blocks(name: str, level: int) -> Iterator[Part]:
@@ -89,12 +89,12 @@ class UNet(nn.Module):
         yield Part("output", "output", 0, self.output)
 
     def watchers(self) -> Iterable[Part]:
-        """Blocks between encoder and decoder that leave the map as it is and tell later ones of it."""
+        """Return blocks between encoder and decoder that read the map for later ones and don't change it."""
         return ()
 
     @cached_property
     def route_costs(self) -> RouteCosts:
-        """Multiply-adds at 1280×720 of the network, its experts and the post-filter."""
+        """The multiply-adds at 1280×720 of the network, its experts, and the post-filter."""
         return route_costs(self.parts(), len(self.down))
 
     @property
@@ -123,7 +123,7 @@ class UNet(nn.Module):
             raise ValueError(f"its network, {trained.config}, is another than this one, {self.config}") from error
 
     def begin(self, noise: Tensor | None = None, experts: Tensor | None = None) -> Run:
-        """What the parts will hand on to each other for a batch; arguments as of :meth:`restore_and_route`."""
+        """Return what the parts share for a batch; the arguments are those of :meth:`restore_and_route`."""
         return Run(self.route_costs, self.mac_budget, self.topk, noise, experts)
 
     def forward(self, x: Tensor, **routing: Tensor | None) -> Tensor:
@@ -141,7 +141,7 @@ class UNet(nn.Module):
         Args:
             x: (B, 3, H, W), RGB in [0, 1].
             noise: (layers, B, n), standard normal noise on the routers' logits (eq. 4, scaled there by 1/n). None
-                draws it in training and goes without in evaluation, which is thus deterministic.
+                draws it in training and uses none in evaluation, which is deterministic.
             experts: (layers, B, k) int64, the experts to take; None lets the routers choose.
 
         Raises:

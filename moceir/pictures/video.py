@@ -37,7 +37,7 @@ class Change(Protocol):
         """Take a frame, (H, W, 3) RGB, uint8 or, of more than 8 bits, uint16, and return one like it."""
 
     def state(self) -> Any:
-        """Return, in plain values, what the next frame's change depends on besides the last frame."""
+        """Return, in plain values, what the next frame's change depends on apart from the last frame."""
 
     def go_on(self, state: Any, last: np.ndarray) -> None:
         """Continue after a frame, with the state after it."""
