@@ -36,7 +36,7 @@ class Graph:
         return self._find(key) or self._add(key, operator, inputs, outputs, attributes)
 
     def emit_branches(self, condition: str, branches: Sequence[Graph], kept: Sequence[str]) -> str:
-        """Return the name of a choice: ``kept`` of the first branch if a condition holds, else ``kept`` of the second."""
+        """Return the name of a choice: ``kept`` of the first branch if a condition holds, else of the second."""
         graphs = {
             name: branch.proto(name, [], [helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None)])
             for name, branch, result in zip(("then_branch", "else_branch"), branches, kept, strict=True)
