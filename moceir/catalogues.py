@@ -109,7 +109,7 @@ def darktable(network: UNet, folder: Path, *, name: str, author: str, url: str, 
         "attributes": {"input_sizes": [side]},
         "model_card": {
             "long_description": _WHAT,
-            "scope": "single-picture denoising",
+            "scope": "single-image denoising",
             "author": author,
             "source": url,
             "license": "Apache-2.0",
@@ -131,7 +131,7 @@ def _card(about: dict[str, Any], side: int, route: str) -> str:
 
 - **Source**: {card["source"]}, Apache-2.0, version {about["version"]}
 - **Architecture**: {about["arch"]}, experts {route}, chosen once for all tiles
-- **ONNX model**: input `picture` and output `restored`, (1, 3, {side}, {side}) float32, RGB from 0 to 1; opset 18
+- **ONNX model**: input `image` and output `restored`, (1, 3, {side}, {side}) float32, RGB from 0 to 1; opset 18
 
 | property | value |
 | --- | --- |

@@ -18,7 +18,7 @@ except ImportError as error:
 
 FILE = "model.safetensors"
 
-TAGS = ["picture-restoration", "denoising", "deblurring"]
+TAGS = ["image-restoration", "denoising", "deblurring"]
 
 LOADING = """A network for image restoration. `moceir.hub.OnHub.from_pretrained(name).network` loads it. Its file
 states the network's class and configuration.

@@ -34,7 +34,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _picture(block: str) -> str:
-    return f"pictures/diagrams/{hashlib.sha256(block.encode()).hexdigest()[:12]}.svg"
+    return f"images/diagrams/{hashlib.sha256(block.encode()).hexdigest()[:12]}.svg"
 
 
 def draw(mermaid: Path) -> None:

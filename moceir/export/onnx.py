@@ -75,8 +75,8 @@ class OneBlock(nn.Module):
 def to_onnx(network: UNet, *, route: str = ROUTED, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """Write a network as an ONNX model that restores one picture as the network does, up to rounding.
 
-    The model takes ``picture``, (1, 3, H, W) float32, RGB in [0, 1], and gives ``restored``, the same, not clamped. Its
-    metadata say of which network it is, of which version of this package, and which route it takes.
+    The model maps ``image``, (1, 3, H, W) float32, RGB in [0, 1], to ``restored``, the same, not clamped. The metadata
+    record the network, the version of this package, and the route.
 
     Args:
         network: in any mode; its ``mac_budget`` holds for a routed model.

@@ -399,7 +399,7 @@ def _rfft2(recorder: Recorder, result: Tensor, x: Any, s: Any = None, dim: Any =
 def _irfft2(recorder: Recorder, result: Tensor, x: Any, s: Any, dim: Any = (-2, -1)) -> Names:
     height, width = s
     columns = _waves(height).conj() / height
-    # Those of the half that is there stand for their mirror pictures, too.
+    # Each stored frequency also represents its mirror image, so it counts twice.
     share = np.full((width // 2 + 1, 1), 2.0)
     share[0] = 1
     if width % 2 == 0:
