@@ -10,6 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config, install_import_hook
+
+ROOMS = ("networks", "losses", "engine")
+"""Parts of moceir whose functions check types and shapes of arguments and results in their own tests."""
+install_import_hook([f"moceir.{room}" for room in ROOMS], "typechecker.check")  # before the first import of moceir
+config.update("jaxtyping_disable", True)
+
 from native_tree import make_native_tree
 
 from moceir import MoCEIR
@@ -23,6 +30,15 @@ if TYPE_CHECKING:
 def _seeded() -> None:
     """Seed the random generators before each test, so that its result does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check types and shapes in the tests of :data:`ROOMS` that are not marked ``unchecked``."""
+    unchecked = request.path.parent.name not in ROOMS or request.node.get_closest_marker("unchecked") is not None
+    config.update("jaxtyping_disable", unchecked)
+    yield
+    config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

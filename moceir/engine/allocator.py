@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # malloc.h of glibc
@@ -34,7 +35,7 @@ def keep_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def in_pages_of_its_own(x: Tensor) -> Tensor:
+def in_pages_of_its_own(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Copy a float32 channels_last map on the CPU into memory that returns to the system once the copy is deleted."""
     pages = mmap.mmap(-1, 4 * x.numel())
     copy = torch.frombuffer(pages, dtype=torch.float32).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)

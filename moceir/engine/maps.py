@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from moceir.networks.strips import Halo
 
 
+@runtime_checkable
 class Readable(Protocol):
     """A map whose rows can be read."""
 
-    def read(self, top: int, bottom: int) -> Tensor:
-        """Return rows ``top`` to ``bottom``, (1, C, bottom - top, W)."""
+    def read(self, top: int, bottom: int) -> Float[Tensor, "1 c {bottom-top} w"]:
+        """Return rows ``top`` to ``bottom``."""
         ...
 
 
@@ -58,7 +60,7 @@ class Map:
         self.rows = rows
         self.strips: list[Tensor | None] = []
 
-    def read(self, top: int, bottom: int) -> Tensor:
+    def read(self, top: int, bottom: int) -> Float[Tensor, "1 c {bottom-top} w"]:
         """Return rows ``top`` to ``bottom``; a view if they lie in one strip."""
         pieces = []
         for index in range(self.rows.strip(top), self.rows.strip(bottom - 1) + 1):
@@ -91,7 +93,7 @@ class Computed:
         self.rows = rows
         self.steps = steps
 
-    def read(self, top: int, bottom: int) -> Tensor:
+    def read(self, top: int, bottom: int) -> Float[Tensor, "1 c {bottom-top} w"]:
         """Compute rows ``top`` to ``bottom``."""
         around = sum(reach for reach, _ in self.steps)
         first, last, _ = self.rows.grown(top, bottom, around)

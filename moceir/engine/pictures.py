@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from moceir.engine.regions import Region
 from moceir.networks.layers import channels_last
 
-Read = Callable[[Region], Tensor]
-"""Returns a region of a picture, (1, 3, h, w), float32 in [0, 1]."""
+Read = Callable[[Region], Float[Tensor, "1 3 h w"]]
+"""Returns a region of a picture, float32 in [0, 1]."""
 
-Write = Callable[[Region, Tensor], None]
-"""Takes a region of a picture, (1, 3, h, w), not clamped."""
+Write = Callable[[Region, Float[Tensor, "1 3 h w"]], None]
+"""Takes a region of a picture, not clamped."""
 
 
 class ContinuedPicture:
@@ -25,8 +26,8 @@ class ContinuedPicture:
         self.size = height, width
         self.padded = padded
 
-    def read(self, top: int, bottom: int) -> Tensor:
-        """Return rows ``top`` to ``bottom``, (1, 3, bottom - top, W)."""
+    def read(self, top: int, bottom: int) -> Float[Tensor, "1 3 {bottom-top} w"]:
+        """Return rows ``top`` to ``bottom``."""
         height, width = self.size
         inside = Region(min(top, height - 1), min(bottom, height), 0, width, height, width)
         part = self.source(inside)

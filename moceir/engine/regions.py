@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -23,6 +24,6 @@ class Region(NamedTuple):
         top, bottom, left, right = self[:4]
         return origin._replace(top=top + rows, bottom=bottom + rows, left=left + columns, right=right + columns)
 
-    def of(self, whole: Tensor) -> Tensor:
-        """Return this region of a whole picture (…, H, W), as a view."""
+    def of(self, whole: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch rows columns"]:
+        """Return this region of a whole picture, as a view."""
         return whole[..., self.top : self.bottom, self.left : self.right]

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moceir.cores import available_cores
@@ -88,12 +89,14 @@ class Engine:
     def mac_budget(self, gmacs: float | None) -> None:
         self.network.mac_budget = gmacs
 
-    def restore_and_route(self, x: Tensor, *, experts: Tensor | None = None) -> Restoration:
+    def restore_and_route(
+        self, x: Float[Tensor, "b 3 h w"], *, experts: Int[Tensor, "layers b k"] | None = None
+    ) -> Restoration:
         """Return what :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation mode.
 
         Args:
-            x: (B, 3, H, W), RGB in [0, 1].
-            experts: (layers, B, k) int64, the experts to take; None lets the routers choose.
+            x: RGB in [0, 1].
+            experts: the experts to take; None lets the routers choose.
 
         Raises:
             ValueError: when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty.
@@ -115,15 +118,21 @@ class Engine:
 
     @torch.inference_mode()
     def run(
-        self, read: Read, write: Write, height: int, width: int, *, experts: Tensor | None = None
+        self,
+        read: Read,
+        write: Write,
+        height: int,
+        width: int,
+        *,
+        experts: Int[Tensor, "layers 1 k"] | None = None,
     ) -> tuple[Routing, ...]:
         """Restore one picture, reading and writing regions of it from several threads at once.
 
         Args:
-            read: returns any region of the picture, (1, 3, h, w), float32 in [0, 1]; may be called repeatedly.
-            write: takes regions of the restored picture, (1, 3, h, w), not clamped; each pixel once.
+            read: returns any region of the picture, float32 in [0, 1]; may be called repeatedly.
+            write: takes regions of the restored picture, not clamped; each pixel once.
             height, width: size of the picture.
-            experts: (layers, 1, k) int64, the experts to take; None lets the routers choose.
+            experts: the experts to take; None lets the routers choose.
 
         Returns:
             Each layer's routing of the picture.

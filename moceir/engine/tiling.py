@@ -8,6 +8,7 @@ and the budget holds for all.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moceir.engine.pictures import Read, Write
@@ -41,8 +42,8 @@ def overlapping_tiles(height: int, width: int, side: int) -> list[Region]:
     ]
 
 
-def fade(tile: Region) -> Tensor:
-    """Return a tile's blending weights, (h, w): they fall towards edges that another tile overlaps."""
+def fade(tile: Region) -> Float[Tensor, "{tile.bottom-tile.top} {tile.right-tile.left}"]:
+    """Return a tile's blending weights, which fall towards edges that another tile overlaps."""
 
     def ramp(start: int, stop: int, length: int) -> Tensor:
         weight = torch.ones(stop - start)
@@ -57,7 +58,14 @@ def fade(tile: Region) -> Tensor:
 
 
 def run_in_tiles(
-    engine: Engine, read: Read, write: Write, height: int, width: int, *, side: int, experts: Tensor | None = None
+    engine: Engine,
+    read: Read,
+    write: Write,
+    height: int,
+    width: int,
+    *,
+    side: int,
+    experts: Int[Tensor, "layers 1 k"] | None = None,
 ) -> tuple[Routing, ...]:
     """Like :meth:`~moceir.engine.schedule.Engine.run`, in tiles; the routing is that of the tile in the middle.
 

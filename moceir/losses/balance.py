@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -13,8 +14,8 @@ from moceir.networks.interface import Restoration
 from moceir.networks.routing import balance_loss
 
 
-def balance_over_processes(restoration: Restoration) -> Tensor:
-    """Return the mean of the layers' balance, eq. 9, of importance and load over the global batch; scalar.
+def balance_over_processes(restoration: Restoration) -> Float[Tensor, ""]:
+    """Return the mean of the layers' balance, eq. 9, of importance and load over the global batch.
 
     A variation is not linear, so the mean of each process's loss is another loss than that of the whole batch.
     Importance and load are means over pictures: theirs are averaged over the processes, whose batches must be equal in

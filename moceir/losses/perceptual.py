@@ -9,6 +9,7 @@ from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,8 @@ class PerceptualLoss(nn.Module):
         self.layer_weights = dict(zip(layers, layer_weights, strict=True))
         self.network: VGG19 | None = None
 
-    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1], at least 4 × 4, twice -> scalar.
+    def forward(self, restored: Float[Tensor, "b 3 h w"], clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
+        """Return the loss of pictures in [0, 1] of at least 4 × 4 pixels.
 
         Raises:
             ValueError: when the weights cannot be had, or do not reach the last layer.
@@ -104,8 +105,8 @@ class VGG19(nn.Module):
             self.register_buffer(f"weight{number}", weight, persistent=False)
             self.register_buffer(f"bias{number}", bias, persistent=False)
 
-    def forward(self, picture: Tensor) -> dict[str, Tensor]:
-        """Map (B, 3, H, W) in [0, 1] to the activations of every requested layer."""
+    def forward(self, picture: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _ _ _"]]:
+        """Map pictures in [0, 1] to the activations of every requested layer."""
         x = F.conv2d(picture, self.get_buffer("weight0"), self.get_buffer("bias0"))
         found = {}
         for number, name in enumerate(self._names, start=1):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 
-def l1_loss(restored: Tensor, clean: Tensor) -> Tensor:
-    """Return the mean absolute difference of two (B, 3, H, W), eq. 13; scalar."""
+def l1_loss(restored: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Return the mean absolute difference, eq. 13."""
     return F.l1_loss(restored, clean)
 
 
-def l2_loss(restored: Tensor, clean: Tensor) -> Tensor:
-    """Return the mean squared difference of two (B, 3, H, W), eq. 14; scalar."""
+def l2_loss(restored: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Return the mean squared difference, eq. 14."""
     return F.mse_loss(restored, clean)

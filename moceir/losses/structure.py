@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -13,12 +14,16 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def ms_ssim_loss(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGHTS) -> Tensor:
-    """Return 1 - MS-SSIM, eq. 12; scalar in [0, 1]."""
+def ms_ssim_loss(
+    restored: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], *, weights: Sequence[float] = WEIGHTS
+) -> Float[Tensor, ""]:
+    """Return 1 - MS-SSIM, eq. 12; in [0, 1]."""
     return 1 - ms_ssim(restored, clean, weights=weights).mean()
 
 
-def ms_ssim(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGHTS) -> Tensor:
+def ms_ssim(
+    restored: Float[Tensor, "b c h w"], clean: Float[Tensor, "b c h w"], *, weights: Sequence[float] = WEIGHTS
+) -> Float[Tensor, " b"]:
     """Return the multi-scale structural similarity, eq. 11, of pictures in [0, 1].
 
     Contrast and structure at every scale, over the windows that lie inside the picture; at the coarsest luminance too,
@@ -30,12 +35,9 @@ def ms_ssim(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGH
     fractional power would be infinite, and times zero NaN.
 
     Args:
-        restored: (B, C, H, W).
+        restored: in [0, 1].
         clean: the same.
         weights: exponents of the scales, the finest first.
-
-    Returns:
-        (B,).
     """
     product = torch.ones_like(restored[:, 0, 0, 0])
     for scale, weight in enumerate(weights):
@@ -52,7 +54,9 @@ def ms_ssim(restored: Tensor, clean: Tensor, *, weights: Sequence[float] = WEIGH
     return product
 
 
-def _ssim(x: Tensor, y: Tensor, *, mirror: bool) -> tuple[Tensor, Tensor]:
+def _ssim(
+    x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"], *, mirror: bool
+) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b c h2 w2"]]:
     """Return luminance, and contrast times structure, at every pixel or where the window lies inside the picture."""
     side = min(x.shape[-2:])
     size = min(11, 2 * side - 1 if mirror else side - 1 + side % 2)  # odd

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.losses.balance import balance_over_processes
@@ -48,12 +49,14 @@ class WeightedLoss(nn.Module):
         for term in self.terms.values():
             term(grey, grey)
 
-    def forward(self, restoration: Restoration, clean: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a batch and its unweighted terms; scalars, computed in float32.
+    def forward(
+        self, restoration: Restoration, clean: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return the loss of a batch and its unweighted terms, computed in float32.
 
         Args:
             restoration: of the degraded pictures.
-            clean: (B, 3, H, W) in [0, 1].
+            clean: in [0, 1].
         """
         with torch.autocast(clean.device.type, enabled=False):
             restored, clean = restoration.restored.float(), clean.float()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.layers import Convolution, convolve, depthwise, inferring_on_cpu, pointwise, some_channels
@@ -20,11 +21,11 @@ class Gram(Sums):
     """Products of queries and keys (B, heads, c, c), squares of queries and of keys (B, heads, c, 1)."""
 
     @classmethod
-    def of(cls, query: Tensor, key: Tensor, heads: int) -> Gram:
+    def of(cls, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], heads: int) -> Gram:
         """Compute the sums over all pixels of two (B, C, H, W); C is a multiple of heads."""
         return cls((_products(query, key, heads), _squares(query, heads), _squares(key, heads)))
 
-    def mixing(self, temperature: Tensor) -> Tensor:
+    def mixing(self, temperature: Float[Tensor, "heads 1 1"]) -> Float[Tensor, "b heads d d"]:
         """Return the matrices (B, heads, c, c) that mix the values; ``temperature`` is (heads, 1, 1)."""
         products, queries, keys = self[:3]
         norms = [squares.clamp_min(1e-24).sqrt() for squares in (queries, keys)]
@@ -46,7 +47,9 @@ class OverlappingGram(Gram):
         return OverlappingGram((products, queries + mixed, keys, self[3], below[4]))
 
 
-def _products(query: Tensor, key: Tensor, heads: int) -> Tensor:
+def _products(
+    query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], heads: int
+) -> Float[Tensor, "b heads d d"]:
     if not inferring_on_cpu(query):
         query, key = (rearrange(x, "b (heads c) h w -> b heads c (h w)", heads=heads) for x in (query, key))
         return query @ key.mT
@@ -66,11 +69,13 @@ def _products(query: Tensor, key: Tensor, heads: int) -> Tensor:
     return torch.stack(blocks, dim=1)
 
 
-def _squares(x: Tensor, heads: int) -> Tensor:
+def _squares(x: Float[Tensor, "b c h w"], heads: int) -> Float[Tensor, "b heads d 1"]:
     return rearrange((x * x).sum(dim=(2, 3)), "b (heads c) -> b heads c 1", heads=heads)
 
 
-def attend(mixing: Tensor, value: Tensor, project: Convolution, *, folded: bool) -> Tensor:
+def attend(
+    mixing: Float[Tensor, "b heads d d"], value: Float[Tensor, "b c h w"], project: Convolution, *, folded: bool
+) -> Float[Tensor, "b c h w"]:
     """Values (B, C, H, W), mixed by (B, heads, c, c) and projected.
 
     Args:
@@ -104,13 +109,15 @@ class SelfAttention(nn.Module):
         self.qkv_mix = depthwise(3 * dim, 3, bias=bias)
         self.project = pointwise(dim, dim, bias=bias)
 
-    def gram(self, x: Tensor, halo: Halo) -> Gram:
+    def gram(self, x: Float[Tensor, "b c h w"], halo: Halo) -> Gram:
         """Return the sums over the strip; ``x`` (B, C, H, W) has a halo of one row."""
         dim = self.project.in_channels
         query, key = some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim, halo).chunk(2, dim=1)
         return Gram.of(query, key, len(self.temperature))
 
-    def forward(self, x: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], mixing: Float[Tensor, "b heads d d"], halo: Halo = NO_HALO
+    ) -> Float[Tensor, "b c rows w"]:
         """Map ``x`` (B, C, H, W) with ``halo``, and its :meth:`Gram.mixing`, to (B, C, H, W) with ``halo.after(1)``."""
         dim = self.project.in_channels
         value = some_channels(x, self.qkv, self.qkv_mix, 2 * dim, 3 * dim, halo)
@@ -139,7 +146,7 @@ class CrossAttention(nn.Module):
         self.key_value_mix = depthwise(2 * dim, 7, bias=False)
         self.project = pointwise(dim, dim, bias=False)
 
-    def gram(self, x: Tensor, context: Tensor, halo: Halo) -> OverlappingGram:
+    def gram(self, x: Float[Tensor, "b c rows w"], context: Float[Tensor, "b c h w"], halo: Halo) -> OverlappingGram:
         """Sums over the strip.
 
         Args:
@@ -158,7 +165,9 @@ class CrossAttention(nn.Module):
         first, last = split[..., :2, :].contiguous(), split[..., -2:, :].contiguous()
         return OverlappingGram((products, squares, _squares(near.crop(key), heads), first, last))
 
-    def forward(self, context: Tensor, mixing: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(
+        self, context: Float[Tensor, "b c h w"], mixing: Float[Tensor, "b heads d d"], halo: Halo = NO_HALO
+    ) -> Float[Tensor, "b c rows w"]:
         """Map ``context`` (B, C, H, W) with ``halo``, which gives the values, to the same with ``halo.after(3)``."""
         dim = self.project.in_channels
         value = some_channels(context, self.key_value, self.key_value_mix, dim, 2 * dim, halo)

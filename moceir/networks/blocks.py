@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.attention import CrossAttention, Gram, OverlappingGram, SelfAttention
@@ -29,7 +30,7 @@ class EncoderBlock(Block):
         self.norm2 = ChannelNorm(dim)
         self.feed_forward = FeedForward(dim=dim, bias=True)
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the normalised map."""
         return self.norm1(x)
 
@@ -37,11 +38,11 @@ class EncoderBlock(Block):
         """Return the sums of queries and keys."""
         return self.attention.gram(strip.prepared, strip.halo), None
 
-    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b heads d d"]:
         """Return the matrices that mix the channels."""
         return Gram(sums).mixing(self.attention.temperature)
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the block's result."""
         halo = strip.halo
         x = plus(self.attention(strip.prepared, known[0], halo), halo.crop(strip.x, keep=1))
@@ -76,7 +77,9 @@ class MoCE(nn.Module):
         self.residual: nn.Module = nn.Identity()
         self.project: nn.Module = pointwise(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, shared: Tensor, routing: Routing, halo: Halo = NO_HALO) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], shared: Float[Tensor, "b c rows w"], routing: Routing, halo: Halo = NO_HALO
+    ) -> Float[Tensor, "b c rows w"]:
         """Run the chosen experts on ``x``, with a halo of three rows, and ``shared``, without one -> (B, C, H, W)."""
         # Each expert sees only its own pictures, all at once; most of a batch's cost is thus one pass.
         choices = routing.experts.tolist()
@@ -93,20 +96,20 @@ class MoCE(nn.Module):
         return self.project(mixture)
 
 
-def _select(x: Tensor, pictures: list[int]) -> Tensor:
+def _select(x: Float[Tensor, "b c h w"], pictures: list[int]) -> Float[Tensor, "some c h w"]:
     """Return the given pictures of a batch, or the batch itself when it holds no others."""
     if len(pictures) == len(x):
         return x
     return _pick(x, pictures)
 
 
-def _pick(x: Tensor, pictures: list[int]) -> Tensor:
+def _pick(x: Float[Tensor, "b c h w"], pictures: list[int]) -> Float[Tensor, "some c h w"]:
     """Select pictures like ``x[pictures]``, with a faster gradient."""
     index = torch.tensor(pictures, device=x.device)
     return x.index_select(0, index).contiguous(memory_format=torch.channels_last)
 
 
-def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
+def _gather(outputs: list[Float[Tensor, "_ c h w"]], order: list[int], batch: int) -> Float[Tensor, "b c h w"]:
     """Sum the experts' outputs, whose pictures stand in ``order``, into one batch."""
     joined = torch.cat(outputs)
     if len(order) == batch:  # one expert a picture: a permutation, no sum
@@ -119,9 +122,9 @@ def _gather(outputs: list[Tensor], order: list[int], batch: int) -> Tensor:
 class BranchInputs(NamedTuple):
     """The maps, (B, C, H, W) each, with which every pass of a decoder block begins."""
 
-    shared: Tensor
+    shared: Float[Tensor, "b c h w"]
     """The shared expert's input."""
-    routed: Tensor
+    routed: Float[Tensor, "b c h w"]
     """The routed experts' input."""
 
 
@@ -163,12 +166,12 @@ class DecoderBlock(Block):
         """The experts among which the router chooses."""
         return self.moce.experts
 
-    def prepare(self, x: Tensor) -> BranchInputs:
+    def prepare(self, x: Float[Tensor, "b c h w"]) -> BranchInputs:
         """Return the inputs of the shared and of the routed experts."""
         normed = self.norm1(x)
         return BranchInputs(self.to_shared(normed), self.to_routed(normed))
 
-    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Float[Tensor, "b c h w"] | None]:
         """See the class."""
         shared, routed = strip.prepared
         halo = strip.halo
@@ -193,7 +196,7 @@ class DecoderBlock(Block):
         run.routings.append(routing)
         return Gram(gram).mixing(self.shared.temperature), routing
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the block's result."""
         (_, routing), mixing = known
         halo, shared = strip.halo, strip.kept

@@ -16,6 +16,7 @@ from moceir.networks.layers import OfMean
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE, RouteCosts
 
 
+@runtime_checkable
 class Part(Protocol):
     """See :class:`moceir.networks.unet.Part`."""
 

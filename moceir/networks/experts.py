@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from moceir.networks.layers import ChannelNorm, channels_last, depthwise, pointwise, times
 from moceir.networks.strips import NO_HALO, Halo
 
 
-def pad_to_windows(x: Tensor, window: int) -> Tensor:
+def pad_to_windows(x: Float[Tensor, "b c h w"], window: int) -> Float[Tensor, "b c padded_h padded_w"]:
     """Zero-pad (B, C, H, W) right and bottom so that the window divides H and W."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % window, 0, -height % window))
@@ -41,14 +42,16 @@ class WindowMixer(nn.Module, ABC):
         self.key_value_mix = depthwise(2 * rank, 7, bias=True)
         self.project = pointwise(rank, rank, bias=True)
 
-    def forward(self, z: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(self, z: Float[Tensor, "b r h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b r rows w"]:
         """Map (B, r, H, W) with a halo of three rows to the same without; every strip begins at a window's border."""
         query = self.query_mix(self.query(halo.crop(z, keep=1)), halo.less(1))
         key, value = self.key_value_mix(self.key_value(z), halo).chunk(2, dim=1)
         return self.project(channels_last(self.mix(query, key, value)))
 
     @abstractmethod
-    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def mix(
+        self, query: Float[Tensor, "b r h w"], key: Float[Tensor, "b r h w"], value: Float[Tensor, "b r h w"]
+    ) -> Float[Tensor, "b r h w"]:
         """Mix the pixels of each window; all (B, r, H, W)."""
 
     def matmul_macs(self, height: int, width: int) -> int:
@@ -66,7 +69,9 @@ class SpectralMixer(WindowMixer):
         super().__init__(rank=rank, window=window)
         self.norm = ChannelNorm(rank)
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def mix(
+        self, query: Float[Tensor, "b r h w"], key: Float[Tensor, "b r h w"], value: Float[Tensor, "b r h w"]
+    ) -> Float[Tensor, "b r h w"]:
         height, width = value.shape[-2:]
         query, key = (
             rearrange(pad_to_windows(x, self.window), "b c (m y) (n x) -> b m y n x c", y=self.window, x=self.window)
@@ -85,7 +90,9 @@ class AttentionMixer(WindowMixer):
         """Return the multiply-adds of q kᵀ and its product with v, in windows that cover the map."""
         return 2 * self.window**2 * self.project.out_channels * covered_pixels(height, width, self.window)
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def mix(
+        self, query: Float[Tensor, "b r h w"], key: Float[Tensor, "b r h w"], value: Float[Tensor, "b r h w"]
+    ) -> Float[Tensor, "b r h w"]:
         batch, _, height, width = value.shape
         rows, columns = -(-height // self.window), -(-width // self.window)
         query, key, value = (
@@ -103,7 +110,9 @@ class AttentionMixer(WindowMixer):
         mixed = rearrange(mixed, "(b m n) (y x) c -> b c (m y) (n x)", m=rows, n=columns, y=self.window, x=self.window)
         return mixed[..., :height, :width]
 
-    def _inside(self, batch: int, height: int, width: int, device: torch.device) -> Tensor | None:
+    def _inside(
+        self, batch: int, height: int, width: int, device: torch.device
+    ) -> Bool[Tensor, "windows 1 pixels"] | None:
         """Return which keys are pixels of the picture, (batch · windows, 1, w²), or None when all are."""
         if height % self.window == 0 and width % self.window == 0:
             return None
@@ -124,6 +133,8 @@ class Expert(nn.Module):
         self.modulate = pointwise(dim, rank, bias=False)
         self.expand = pointwise(rank, dim, bias=False)
 
-    def forward(self, x: Tensor, shared: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], shared: Float[Tensor, "b c rows w"], halo: Halo = NO_HALO
+    ) -> Float[Tensor, "b c rows w"]:
         """Map ``x``, with a halo of three rows, and the shared expert's ``shared``, without one, to (B, C, H, W)."""
         return self.expand(times(self.mixer(self.reduce(x), halo), self.modulate(shared, activation="silu")))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moceir.networks.routes import RouteCosts, Routing, route_of
@@ -14,28 +15,29 @@ from moceir.networks.routing import balance_loss
 class Restoration(NamedTuple):
     """A restored batch and how it was routed."""
 
-    restored: Tensor
-    """(B, 3, H, W)."""
+    restored: Float[Tensor, "b 3 h w"]
+    """Not clamped."""
     routings: tuple[Routing, ...] = ()
     """One per routed layer, in the order they run; none of a network without."""
 
     @property
-    def balance_loss(self) -> Tensor:
-        """Scalar: the layers' mean auxiliary loss, L_aux of eq. 16."""
+    def balance_loss(self) -> Float[Tensor, ""]:
+        """The layers' mean auxiliary loss, L_aux of eq. 16."""
         return balance_loss(*self.importance_and_load).mean()
 
     @property
-    def importance_and_load(self) -> tuple[Tensor, Tensor]:
-        """The importance and the load of each layer's experts over the batch, (layers, n) each."""
+    def importance_and_load(self) -> tuple[Float[Tensor, "layers n"], Float[Tensor, "layers n"]]:
+        """The importance and the load of each layer's experts over the batch."""
         importance = torch.stack([routing.importance for routing in self.routings])
         return importance, torch.stack([routing.load for routing in self.routings])
 
     @property
-    def route(self) -> Tensor:
-        """The experts taken, (layers, B, k) int64."""
+    def route(self) -> Int[Tensor, "layers b k"]:
+        """The experts taken."""
         return route_of(self.routings, len(self.restored))
 
 
+@runtime_checkable
 class Network(Protocol):
     """What training, restoring, and evaluating need of a network, which is also an ``nn.Module``.
 
@@ -57,9 +59,13 @@ class Network(Protocol):
         ...
 
     def restore_and_route(
-        self, x: Tensor, *, noise: Tensor | None = None, experts: Tensor | None = None
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        *,
+        noise: Float[Tensor, "layers b n"] | None = None,
+        experts: Int[Tensor, "layers b k"] | None = None,
     ) -> Restoration:
-        """Restore a batch (B, 3, H, W), RGB in [0, 1], any H and W."""
+        """Restore a batch of RGB in [0, 1] and any size."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -20,7 +21,7 @@ from moceir.networks.strips import NO_HALO, Halo
 SMALL = 20480
 
 
-def channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Return the same map in the memory order that is fastest here."""
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -55,7 +56,9 @@ class Convolution(nn.Conv2d):
         """The rows above and below a strip that it reads."""
         return int(self.padding[0])
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO, activation: str = "none") -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO, activation: str = "none"
+    ) -> Float[Tensor, "b c2 h2 w2"]:
         """(B, C, H, W) -> (B, C', H', W') with ``halo.after(reach)``, then ``"none"``, ``"gelu"`` or ``"silu"``."""
         return spread(x, self.weight, self.bias, halo, self.reach, self.stride, self.groups, activation)
 
@@ -68,14 +71,14 @@ class OfMean(Convolution):
 
 
 def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c2 c_of_group k l"],
+    bias: Float[Tensor, " c2"] | None = None,
     stride: Any = (1, 1),
     padding: Any = (0, 0),
     groups: int = 1,
     activation: str = "none",
-) -> Tensor:
+) -> Float[Tensor, "b c2 h2 w2"]:
     """Compute what :class:`Convolution` does, with any weights."""
     if inferring_on_cpu(x) and x.numel() > SMALL:
         name = {"silu": "swish"}.get(activation, activation)
@@ -93,15 +96,15 @@ def convolve(
 
 
 def spread(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c2 c_of_group k l"],
+    bias: Float[Tensor, " c2"] | None,
     halo: Halo,
     reach: int,
     stride: Any = (1, 1),
     groups: int = 1,
     activation: str = "none",
-) -> Tensor:
+) -> Float[Tensor, "b c2 h2 w2"]:
     """Convolve a strip. The halo supplies the rows around it, and zeros stand beyond the end of the map.
 
     Args:
@@ -120,8 +123,14 @@ def spread(
 
 
 def some_channels(
-    x: Tensor, first: Convolution, second: Convolution, start: int, stop: int, halo: Halo, activation: str = "none"
-) -> Tensor:
+    x: Float[Tensor, "b c h w"],
+    first: Convolution,
+    second: Convolution,
+    start: int,
+    stop: int,
+    halo: Halo,
+    activation: str = "none",
+) -> Float[Tensor, "b {stop-start} rows w"]:
     """Channels ``start`` to ``stop`` of a 1×1, then of the depth-wise convolution of its result, and an activation."""
 
     def some(layer: Convolution) -> tuple[Tensor, Tensor | None]:
@@ -185,8 +194,8 @@ class ChannelNorm(nn.LayerNorm):
 
     folded = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise the channels of each pixel."""
         # In channels_last memory both permutations are views, and layer_norm runs on contiguous rows.
         pixels = x.permute(0, 2, 3, 1)
         if not inferring_on_cpu(x):
@@ -213,7 +222,7 @@ class FeedForward(nn.Module):
         self.mix = depthwise(2 * hidden, 3, bias=bias)
         self.project = pointwise(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b c rows w"]:
         """Map (B, C, H, W) with a halo of one row to the same without."""
         # The two halves apart: half the channels of a map are not contiguous, and slow.
         hidden = self.project.in_channels
@@ -229,7 +238,7 @@ class Downsample(nn.Sequential):
     def __init__(self, *, dim: int) -> None:
         super().__init__(Convolution(dim, dim // 2, kernel_size=3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b 2*c rows w//2"]:
         """Map ``x`` with a halo of one row to the result without."""
         return self[1](self[0](x, halo))
 
@@ -242,7 +251,7 @@ class Upsample(nn.Sequential):
     def __init__(self, *, dim: int) -> None:
         super().__init__(Convolution(dim, 2 * dim, kernel_size=3, padding=1, bias=False), nn.PixelShuffle(2))
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b c//2 rows 2*w"]:
         """Map ``x`` with a halo of one row to the result without."""
         return self[1](self[0](x, halo))
 
@@ -266,13 +275,13 @@ def fold_norm(norm: ChannelNorm, layer: nn.Module) -> Convolution:
     return composed(layer, centred)
 
 
-def _affine(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return weight (out, in) and bias (out,) in double precision."""
+def _affine(layer: nn.Module) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+    """Return the weight and the bias in double precision."""
     weight, bias = cast(Tensor, layer.weight).detach(), cast("Tensor | None", layer.bias)
     return weight.double().flatten(1), None if bias is None else bias.detach().double()
 
 
-def _pointwise_of(weight: Tensor, bias: Tensor | None, *, like: Tensor) -> Convolution:
+def _pointwise_of(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, *, like: Tensor) -> Convolution:
     layer = pointwise(weight.shape[1], weight.shape[0], bias=bias is not None).to(like).requires_grad_(False)
     layer.weight.copy_(weight[:, :, None, None])
     if bias is not None and layer.bias is not None:

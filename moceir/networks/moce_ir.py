@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.blocks import DecoderBlock, EncoderBlock
@@ -85,8 +86,10 @@ class Fuse(Convolution):
     def __init__(self, *, dim: int) -> None:
         super().__init__(2 * dim, dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]  # it takes two maps
-        """(B, C, H, W) each -> (B, C, H, W)."""
+    def forward(  # type: ignore[override]  # it takes two maps
+        self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the fused map."""
         return super().forward(torch.cat([x, skip], dim=1))
 
 

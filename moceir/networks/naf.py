@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.config import NetworkConfig
@@ -61,19 +62,19 @@ class GatedBlock(Block):
         self.project2 = pointwise(gated, dim, bias=True)
         self.gain2 = nn.Parameter(torch.zeros(dim, 1, 1))
 
-    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor]:
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Float[Tensor, "b c h w"]]:
         """Return the sum of the gated map and its number of pixels, and keep the map."""
         normed = self.norm1(strip.x)
         dim = self.project1.in_channels
         gated = times(*(some_channels(normed, self.expand1, self.mix, i, i + dim, strip.halo) for i in (0, dim)))
         return Sums((gated.sum(dim=(2, 3), keepdim=True), pixels(gated))), gated
 
-    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Tensor:
-        """Return the attention of each channel, (B, C, 1, 1)."""
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b c 1 1"]:
+        """Return the attention of each channel."""
         total, count = sums
         return self.attention((total / count).to(self.gain1.dtype))
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the block's result."""
         gated = strip.kept
         if gated is None:
@@ -85,7 +86,7 @@ class GatedBlock(Block):
         x = strip.x + self.gain1 * self.project1(known[0] * gated)
         return x + self.gain2 * self._feed_forward(x)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         normed, layer, dim = self.norm2(x), self.expand2, self.project2.in_channels
         biases = (None, None) if layer.bias is None else layer.bias.split(dim)
         first, second = (convolve(normed, *half) for half in zip(layer.weight.split(dim), biases, strict=True))
@@ -115,16 +116,16 @@ class DoubleAndNarrow(Convolution):
     def __init__(self, *, dim: int) -> None:
         super().__init__(dim, 2 * dim, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor, halo: Halo = NO_HALO) -> Tensor:  # type: ignore[override]  # no activation
-        """Map (B, C, H, W) to (B, C/2, 2H, 2W); no halo is needed."""
+    def forward(self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b c//2 2*h 2*w"]:  # type: ignore[override]  # no activation
+        """Double the resolution; no halo is needed."""
         return F.pixel_shuffle(super().forward(x), 2)
 
 
 class Add(nn.Module):
     """Adds the skip of its level to a map."""
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(B, C, H, W) each -> (B, C, H, W)."""
+    def forward(self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the sum."""
         return x + skip
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.naf import GatedBlock, NAFNet, NAFNetConfig
@@ -34,7 +35,7 @@ class PictureRouter(Block):
 
     reaches = (0, 0)
     rewrites = False
-    complexity: Tensor
+    complexity: Float[Tensor, " n"]
 
     def __init__(self, *, dim: int, complexity: Sequence[float]) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class PictureRouter(Block):
         gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
         run.routings.append(Routing(logits, gates, experts, importance, load))
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the map unchanged."""
         return strip.halo.crop(strip.x)
 
@@ -83,8 +84,8 @@ class RoutedBlock(Block):
         super().__init__()
         self.experts = nn.ModuleList(GatedBlock(dim=dim, width=width) for width in widths)
 
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        """(B, C, H, W) -> the same; the pictures of an expert pass through it together."""
+    def forward(self, x: Float[Tensor, "b c h w"], run: Run) -> Float[Tensor, "b c h w"]:
+        """Pass each picture through its expert; the pictures of an expert pass through it together."""
         taken = run.routings[-1].experts[:, 0].to(x.device)
         groups = [(taken == index).nonzero()[:, 0] for index in range(len(self.experts))]
         used = [(expert, group) for expert, group in zip(self.experts, groups, strict=True) if len(group)]
@@ -93,7 +94,7 @@ class RoutedBlock(Block):
         results = torch.cat([expert(x.index_select(0, group), run) for expert, group in used])
         return results.index_select(0, torch.cat([group for _, group in used]).argsort())
 
-    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Float[Tensor, "b c h w"] | None]:
         """Return the chosen block's sums."""
         return known[0].summarise(strip, known[1:]) if known else (Sums(()), None)
 
@@ -101,7 +102,7 @@ class RoutedBlock(Block):
         """Return the chosen block's number, and that block's conclusion."""
         return known[0].conclude(sums, known[1:], run) if known else self.experts[int(run.routings[-1].experts[0, 0])]
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the chosen block's result."""
         return cast(Tensor, known[0].update(strip, known[1:]))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 #: Height and width a budget is stated at. Cost grows with area, so the same routes keep the same share elsewhere.
@@ -24,20 +25,20 @@ POST_FILTER_MACS_PER_PIXEL = 297
 class Routing(NamedTuple):
     """The decision of one routed layer for a batch of B pictures with n experts, of which k are taken."""
 
-    logits: Tensor
-    """(B, n), before noise."""
-    gates: Tensor
-    """(B, n), the softmax where an expert was taken and 0 elsewhere."""
-    experts: Tensor
-    """(B, k) int64, the experts taken, most probable first."""
-    importance: Tensor
-    """(n,), see :func:`moceir.networks.routing.importance_and_load`."""
-    load: Tensor
-    """(n,), see :func:`moceir.networks.routing.importance_and_load`."""
+    logits: Float[Tensor, "b n"]
+    """Before noise."""
+    gates: Float[Tensor, "b n"]
+    """The softmax where an expert was taken and 0 elsewhere."""
+    experts: Int[Tensor, "b k"]
+    """The experts taken, most probable first."""
+    importance: Float[Tensor, " n"]
+    """See :func:`moceir.networks.routing.importance_and_load`."""
+    load: Float[Tensor, " n"]
+    """See :func:`moceir.networks.routing.importance_and_load`."""
 
 
-def route_of(routings: Sequence[Routing], batch: int) -> Tensor:
-    """Return the experts that a batch of B pictures took, (layers, B, k) int64, or (0, B, 0) without routing."""
+def route_of(routings: Sequence[Routing], batch: int) -> Int[Tensor, "layers b k"]:
+    """Return the experts that a batch of pictures took; (0, B, 0) without routing."""
     if not routings:
         return torch.zeros(0, batch, 0, dtype=torch.int64)
     return torch.stack([routing.experts for routing in routings])
@@ -55,8 +56,8 @@ class RouteCosts(NamedTuple):
         """The cost of the cheapest route."""
         return self.base + sum(sum(sorted(layer)[:topk]) for layer in self.experts)
 
-    def of(self, route: Tensor) -> Tensor:
-        """Map experts, (layers, B, k), to the cost of each picture's route, (B,)."""
+    def of(self, route: Int[Tensor, "layers b k"]) -> Int[Tensor, " b"]:
+        """Return the cost of each picture's route."""
         if not self.experts:
             return torch.full(route.shape[1:2], self.base, device=route.device)
         costs = torch.tensor(self.experts, dtype=torch.int64, device=route.device)
@@ -67,21 +68,21 @@ class RouteCosts(NamedTuple):
 class LayerBudget(NamedTuple):
     """The budget of one routed layer."""
 
-    costs: Tensor
-    """The cost of each expert, (n,) int64."""
-    ceiling: Tensor
-    """The most that all experts of a picture may cost here, (B,) int64."""
+    costs: Int[Tensor, " n"]
+    """The cost of each expert."""
+    ceiling: Int[Tensor, " b"]
+    """The most that all experts of a picture may cost here."""
 
 
 class RoutingRules(NamedTuple):
     """What decides a layer's route for a batch of B pictures, apart from the features."""
 
-    noise: Tensor | None = None
-    """(B, n), standard normal, scaled by 1/n and added to the logits; None for none."""
+    noise: Float[Tensor, "b n"] | None = None
+    """Standard normal, scaled by 1/n and added to the logits; None for none."""
     budget: LayerBudget | None = None
     """What the layer may spend; None for no limit."""
-    experts: Tensor | None = None
-    """(B, k) int64, experts to take whatever the logits and the budget say; None lets the router choose."""
+    experts: Int[Tensor, "b k"] | None = None
+    """Experts to take whatever the logits and the budget say; None lets the router choose."""
 
 
 @dataclass
@@ -92,18 +93,18 @@ class Run:
         costs: of the network's routes.
         mac_budget: GMACs that no picture's route may exceed; None for no limit.
         topk: experts a picture takes in a layer.
-        noise: (layers, B, n), on the routers' logits; None for none.
-        experts: (layers, B, k), those to take; None lets the routers choose.
-        frequency: (B, d), what the routers know of the whole picture, once it is known.
+        noise: on the routers' logits; None for none.
+        experts: those to take; None lets the routers choose.
+        frequency: what the routers know of the whole picture, once it is known.
         routings: of the layers so far.
     """
 
     costs: RouteCosts
     mac_budget: float | None = None
     topk: int = 1
-    noise: Tensor | None = None
-    experts: Tensor | None = None
-    frequency: Tensor | None = None
+    noise: Float[Tensor, "layers b n"] | None = None
+    experts: Int[Tensor, "layers b k"] | None = None
+    frequency: Float[Tensor, "b d"] | None = None
     routings: list[Routing] = field(default_factory=list)
 
     def rules(self, batch: int, device: torch.device) -> RoutingRules:
@@ -134,18 +135,15 @@ def check_budget(costs: RouteCosts, gmacs: float | None, topk: int) -> None:
         )
 
 
-def select_experts(scores: Tensor, topk: int, budget: LayerBudget | None) -> Tensor:
+def select_experts(scores: Float[Tensor, "b n"], topk: int, budget: LayerBudget | None) -> Int[Tensor, "b k"]:
     """Return the k best-scored experts that the budget allows.
 
     They are picked one by one; a pick is allowed when the cheapest way to complete it still fits.
 
     Args:
-        scores: (B, n).
+        scores: of each expert.
         topk: how many to take.
         budget: None for no limit.
-
-    Returns:
-        (B, k) int64.
     """
     if budget is None:
         return scores.topk(topk, dim=1).indices

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.layers import depthwise
@@ -15,17 +16,19 @@ from moceir.networks.routes import Routing, RoutingRules, Run, select_experts
 from moceir.networks.strips import Block, Strip, Sums, pixels
 
 
-def importance_and_load(logits: Tensor, noisy_logits: Tensor, complexity: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Return the importance and the load of each expert over a batch, (n,) each, eqs. 5 to 8.
+def importance_and_load(
+    logits: Float[Tensor, "b n"], noisy_logits: Float[Tensor, "b n"], complexity: Float[Tensor, " n"], topk: int
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the importance and the load of each expert over a batch, eqs. 5 to 8.
 
     Importance weighs an expert's mean probability by its size, so that equal importance means that smaller
     experts are taken more often; load is the mean probability that a fresh draw of the noise would pick the
     expert. Means instead of the document's sum and product: the variation of eq. 9 does not see the scale.
 
     Args:
-        logits: (B, n), without noise.
-        noisy_logits: (B, n), those the decision was taken on.
-        complexity: (n,), parameters of each expert over those of the largest.
+        logits: without noise.
+        noisy_logits: those the decision was taken on.
+        complexity: parameters of each expert over those of the largest.
         topk: how many experts a picture takes.
     """
     importance = complexity * logits.softmax(dim=1).mean(dim=0)
@@ -34,12 +37,12 @@ def importance_and_load(logits: Tensor, noisy_logits: Tensor, complexity: Tensor
     return importance, torch.special.ndtr((logits - threshold) / noise_std).mean(dim=0)
 
 
-def balance_loss(importance: Tensor, load: Tensor) -> Tensor:
-    """½ CV(Importance)² + ½ CV(Load)², eq. 9, for each layer: (…, n) and (…, n) -> (…)."""
+def balance_loss(importance: Float[Tensor, "*layers n"], load: Float[Tensor, "*layers n"]) -> Float[Tensor, "*layers"]:
+    """½ CV(Importance)² + ½ CV(Load)², eq. 9, for each layer."""
     return 0.5 * _squared_variation(importance) + 0.5 * _squared_variation(load)
 
 
-def _squared_variation(x: Tensor) -> Tensor:
+def _squared_variation(x: Float[Tensor, "*layers n"]) -> Float[Tensor, "*layers"]:
     """Return the squared coefficient of variation, with the unbiased standard deviation."""
     return (x.std(dim=-1) / (x.mean(dim=-1) + 1e-8)) ** 2
 
@@ -72,7 +75,7 @@ class FrequencyEmbedding(Block):
         total, count = sums
         run.frequency = self.mlp((total / count).to(self.high_pass.weight.dtype))
 
-    def update(self, strip: Strip, known: list[object]) -> Tensor:
+    def update(self, strip: Strip, known: list[object]) -> Float[Tensor, "b c h w"]:
         """Return the map unchanged."""
         return strip.halo.crop(strip.x)
 
@@ -80,9 +83,9 @@ class FrequencyEmbedding(Block):
 class Router(nn.Module):
     """Noisy top-k gate on a picture's mean features and frequency embedding, eq. 4."""
 
-    complexity: Tensor
+    complexity: Float[Tensor, " n"]
 
-    def __init__(self, *, dim: int, frequency_dim: int, topk: int, complexity: Tensor) -> None:
+    def __init__(self, *, dim: int, frequency_dim: int, topk: int, complexity: Float[Tensor, " n"]) -> None:
         super().__init__()
         num_experts = len(complexity)
         self.topk = topk
@@ -90,12 +93,12 @@ class Router(nn.Module):
         self.frequency = nn.Linear(frequency_dim, num_experts, bias=False)
         self.register_buffer("complexity", complexity, persistent=False)
 
-    def forward(self, x: Tensor, frequency: Tensor, rules: RoutingRules) -> Routing:
+    def forward(self, x: Float[Tensor, "b c"], frequency: Float[Tensor, "b d"], rules: RoutingRules) -> Routing:
         """Route a batch.
 
         Args:
-            x: (B, C), mean of the features to route.
-            frequency: (B, d), the frequency embedding.
+            x: mean of the features to route.
+            frequency: the frequency embedding.
             rules: noise, budget or fixed choice.
         """
         logits = self.features(x) + self.frequency(frequency)

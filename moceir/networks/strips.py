@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.routes import Run
@@ -23,8 +24,8 @@ class Halo(NamedTuple):
     above: int = 0
     below: int = 0
 
-    def crop(self, x: Tensor, keep: int = 0) -> Tensor:
-        """Crop this halo off (B, C, H, W), except for up to ``keep`` rows on each side."""
+    def crop(self, x: Float[Tensor, "b c h w"], keep: int = 0) -> Float[Tensor, "b c rows w"]:
+        """Crop this halo off a map, except for up to ``keep`` rows on each side."""
         return x[:, :, max(0, self.above - keep) : x.shape[2] - max(0, self.below - keep)]
 
     def less(self, keep: int) -> Halo:
@@ -54,11 +55,11 @@ class Sums(tuple[Tensor, ...]):
 class Strip(NamedTuple):
     """The rows of a map that a pass of a block reads."""
 
-    x: Tensor
-    """(B, C, H, W), the strip and its halo."""
+    x: Float[Tensor, "b c h w"]
+    """The strip and its halo."""
     prepared: Any
     """The result of the block's ``prepare`` on ``x``."""
-    kept: Tensor | None
+    kept: Float[Tensor, "b c h w"] | None
     """The map that an earlier pass kept, with the same halo."""
     halo: Halo
 
@@ -78,8 +79,8 @@ class Block(nn.Module):
     keeps: int | None = None
     rewrites: bool = True
 
-    def forward(self, x: Tensor, run: Run) -> Tensor:
-        """Map (B, C, H, W) to the same; ``run`` is what the parts of the network pass to each other."""
+    def forward(self, x: Float[Tensor, "b c h w"], run: Run) -> Float[Tensor, "b c h w"]:
+        """Return the block's result on a whole map; ``run`` is what the parts of the network pass to each other."""
         prepared = self.prepare(x)
         kept: Tensor | None = None
         known: list[Any] = []
@@ -88,11 +89,11 @@ class Block(nn.Module):
             known.append(self.conclude(sums, known, run))
         return self.update(Strip(x, prepared, kept, NO_HALO), known)
 
-    def prepare(self, x: Tensor) -> Any:
+    def prepare(self, x: Float[Tensor, "b c h w"]) -> Any:
         """Compute what every pass needs."""
         return x
 
-    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Tensor | None]:
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Float[Tensor, "b c h w"] | None]:
         """Run pass number ``len(known)``: return sums over the strip, and a map that later passes need, or None."""
         raise NotImplementedError(f"{type(self).__name__} has sums but no summarise")
 
@@ -100,7 +101,7 @@ class Block(nn.Module):
         """Return what follows from the sums of all strips, once for the batch."""
         return sums
 
-    def update(self, strip: Strip, known: list[Any]) -> Tensor:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the block's result on the strip, without its halo."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
@@ -109,7 +110,7 @@ class Block(nn.Module):
         """The rows around a strip that :meth:`recompute` reads."""
         return self.reaches[-1] + (0 if self.keeps is None else self.reaches[self.keeps])
 
-    def recompute(self, x: Tensor, halo: Halo, known: list[Any]) -> Tensor:
+    def recompute(self, x: Float[Tensor, "b c h w"], halo: Halo, known: list[Any]) -> Float[Tensor, "b c rows w"]:
         """Compute the block's result on a strip again, given what follows from the sums."""
         inner = halo.less(self.reaches[-1])
         outer = Halo(halo.above - inner.above, halo.below - inner.below)
@@ -120,8 +121,8 @@ class Block(nn.Module):
         return self.update(Strip(x, self.prepare(x), kept, inner), known)
 
 
-def pixels(x: Tensor) -> Tensor:
-    """Return the number of pixels of a map (B, C, H, W) as a tensor, also while the network is traced."""
+def pixels(x: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Return the number of pixels of a map as a tensor, also while the network is traced."""
     return torch.as_tensor(x.shape[2] * x.shape[3], dtype=x.dtype, device=x.device)
 
 

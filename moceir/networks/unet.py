@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moceir.networks.config import NetworkConfig
@@ -122,27 +123,33 @@ class UNet(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"its network, {trained.config}, is another than this one, {self.config}") from error
 
-    def begin(self, noise: Tensor | None = None, experts: Tensor | None = None) -> Run:
+    def begin(
+        self, noise: Float[Tensor, "layers b n"] | None = None, experts: Int[Tensor, "layers b k"] | None = None
+    ) -> Run:
         """Return what the parts share for a batch; the arguments are those of :meth:`restore_and_route`."""
         return Run(self.route_costs, self.mac_budget, self.topk, noise, experts)
 
-    def forward(self, x: Tensor, **routing: Tensor | None) -> Tensor:
-        """Restore a batch: (B, 3, H, W), RGB in [0, 1], any H and W -> the same, not clamped.
+    def forward(self, x: Float[Tensor, "b 3 h w"], **routing: Tensor | None) -> Float[Tensor, "b 3 h w"]:
+        """Restore a batch of RGB in [0, 1] and any size; the result is not clamped.
 
         Keyword arguments are those of :meth:`restore_and_route`.
         """
         return self.restore_and_route(x, **routing).restored
 
     def restore_and_route(
-        self, x: Tensor, *, noise: Tensor | None = None, experts: Tensor | None = None
+        self,
+        x: Float[Tensor, "b 3 h w"],
+        *,
+        noise: Float[Tensor, "layers b n"] | None = None,
+        experts: Int[Tensor, "layers b k"] | None = None,
     ) -> Restoration:
         """Like :meth:`forward`, and return how each layer routed each picture.
 
         Args:
-            x: (B, 3, H, W), RGB in [0, 1].
-            noise: (layers, B, n), standard normal noise on the routers' logits (eq. 4, scaled there by 1/n). None
+            x: RGB in [0, 1].
+            noise: standard normal noise on the routers' logits (eq. 4, scaled there by 1/n). None
                 draws it in training and uses none in evaluation, which is deterministic.
-            experts: (layers, B, k) int64, the experts to take; None lets the routers choose.
+            experts: the experts to take; None lets the routers choose.
 
         Raises:
             ValueError: when ``x`` is not a floating-point (B, 3, H, W) tensor, or empty.

@@ -131,6 +131,7 @@ class Third(UNet):
         self.latent, self.refinement = torch.nn.ModuleList([LocalContrast()]), torch.nn.ModuleList([LocalContrast()])
 
 
+@pytest.mark.unchecked
 @pytest.mark.usefixtures("many_strips")
 def test_a_third_network_needs_nothing_but_its_own_class() -> None:
     network = Third().eval()
@@ -181,6 +182,7 @@ class Inline:
         return map(function, items)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("expert", [0, 3])
 def test_the_engine_costs_no_more_than_the_network(expert: int) -> None:
     """At the reference size, folds save more than the rows that neighbouring strips both compute; torch counts both."""
@@ -233,6 +235,7 @@ def test_the_engine_keeps_its_own_weights(make_network: Make) -> None:
     assert torch.equal(engine.restore_and_route(x).restored, before)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("x", [torch.zeros(3, 8, 8), torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
 def test_other_tensors_are_refused(x: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected a floating-point \(B, 3, H, W\) tensor"):

@@ -146,6 +146,7 @@ def test_budget_is_finite(mac_budget: float) -> None:
         MoCEIR(mac_budget=mac_budget)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     "x",
     [
