@@ -2,9 +2,9 @@
 
 Training: SIGKILL or SIGTERM ends the training of a tiny network at random moments, from its start to its end, and
 resume=latest continues it. The finished run must equal an uninterrupted one bit for bit. Restoring: SIGKILL interrupts
-the restoring of a folder, which must write the same files as an uninterrupted run and write none twice. A clip with sound
-follows. Then one Restorer restores pictures of many sizes one by one and from four threads, and the results must be
-equal. Resident memory must not grow.
+the restoring of a folder, which must write the same files as an uninterrupted run and write none twice. Then the
+benchmark restores a clip with sound. Last, one Restorer restores pictures of many sizes one by one and from four
+threads, and the results must be equal. Resident memory must not grow.
 """
 
 from __future__ import annotations
