@@ -18,7 +18,7 @@ class Number(NamedTuple):
         """What a text says.
 
         Raises:
-            ValueError: when it is no such number.
+            ValueError: when the text is not such a number.
         """
         kind = "whole number" if self.whole else "number"
         expected = f"give a {kind} from {self.low:g} to {self.high:g}"

@@ -30,7 +30,7 @@ def test_every_file_and_every_key_has_a_description(configuration: Any) -> None:
 def test_values_and_descriptions_are_those_of_the_files(configuration: Any) -> None:
     reference = configuration.reference()
     for row in (
-        "| `optimizer.weight_decay` | `0.01` | share of each weight that goes at each step, times the learning rate |",
+        "| `optimizer.weight_decay` | `0.01` | share of each weight to subtract per step, times the learning rate |",
         "| `data.crop` | `128` | side of the square crops in pixels. |",
         "| `network.num_experts` | `4` | n, 2 to 6. |",
     ):
