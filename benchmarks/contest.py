@@ -77,7 +77,7 @@ def neighbours(name: str, count: int) -> Iterator[None]:
 
 
 def time_alternately(programs: Mapping[str, Program | list[Program]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Return the least seconds and most resident bytes of each entry.
+    """Return the shortest time in seconds and the peak resident memory in bytes of each entry.
 
     The programs of a list run at the same time, and the slowest counts. Every program runs once before the timing and
     is terminated afterwards.

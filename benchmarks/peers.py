@@ -35,7 +35,7 @@ from moceir.engine.schedule import Engine
 
 
 class DnCNN:
-    """Restores (B, 3, H, W) in [0, 1]."""
+    """Restores pictures, (B, 3, H, W) in [0, 1]."""
 
     def __init__(self, path: Path) -> None:
         weights = safetensors.torch.load_file(path)

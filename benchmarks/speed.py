@@ -147,35 +147,37 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
             empty.add_column(column, justify="right", no_wrap=True)
         return empty
 
-    one = table("Restoring 1280×720, from 8 bits to 8 bits", "", "seconds", "× bound")
+    restoring = table("Restoring 1280×720, from 8 bits to 8 bits", "", "seconds", "× bound")
     for name, seconds in times.items():
-        one.add_row(name, f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
+        restoring.add_row(name, f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
     for name, seconds in report["experts"].items():
-        one.add_row(f"published, every layer on expert {name}", f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
-    yield one
-    two = table("Sizes", "", "µs per pixel: published", "second", "resident MB: published", "second")
+        restoring.add_row(
+            f"published, every layer on expert {name}", f"{seconds:.2f}", f"{seconds / times['bound']:.2f}"
+        )
+    yield restoring
+    by_size = table("Sizes", "", "µs per pixel: published", "second", "resident MB: published", "second")
     for name in SIZES:
         cells = [report["sizes"][network][name] for network in ("published", "second")]
-        two.add_row(
+        by_size.add_row(
             name,
             *(f"{cell['seconds'] / cell['pixels'] * 1e6:.2f}" for cell in cells),
             *(f"{cell['resident'] / 1e6:.0f}" for cell in cells),
         )
-    yield two
-    three = table("Ratios", "", "")
+    yield by_size
+    comparisons = table("Ratios", "", "")
     for name, ratio in report["ratios"].items():
-        three.add_row(name, f"{ratio:.2f}")
-    yield three
-    four = table("Other results", "", "")
+        comparisons.add_row(name, f"{ratio:.2f}")
+    yield comparisons
+    others = table("Other results", "", "")
     for name, size in report["live"].items():
-        four.add_row(f"live at 720p, {name}", f"{size / 1e6:.0f} MB")
+        others.add_row(f"live at 720p, {name}", f"{size / 1e6:.0f} MB")
     for name, difference in report["differences"].items():
-        four.add_row(f"largest difference, {name}", f"{difference:.1e}")
+        others.add_row(f"largest difference, {name}", f"{difference:.1e}")
     for name, rate in report["training"].items():
-        four.add_row(f"training, 128×128 per second, {name}", f"{rate:.1f}")
+        others.add_row(f"training, 128×128 per second, {name}", f"{rate:.1f}")
     for name, seconds in report["start-up"].items():
-        four.add_row(f"`moceir restore` of 64×64, {name}", f"{seconds:.1f} s")
-    yield four
+        others.add_row(f"`moceir restore` of 64×64, {name}", f"{seconds:.1f} s")
+    yield others
 
 
 def ratios(report: dict[str, Any]) -> dict[str, float]:
