@@ -1,4 +1,4 @@
-"""Times programs alternately, each in its own process. Machines are shared, so only ratios within minutes count."""
+"""Times programs alternately, each in its own process. On shared machines, only ratios within minutes count."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HERE = Path(__file__).parent
 
 
 class Program:
-    """One of :mod:`programs`, prepared and waiting.
+    """A process that prepares a function of :mod:`programs` and runs it on request.
 
     Args:
-        name, arguments: which, and what it gets.
-        threads: of OpenMP.
-        cores: which it may use; None for all.
-        package: the folder that holds the package.
+        name, arguments: the function and its arguments.
+        threads: number of OpenMP threads.
+        cores: numbers of the cores that the process may use; None for all.
+        package: folder that contains the package.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class Program:
         )
 
     def start(self) -> None:
-        """Ask for one run."""
+        """Request one run."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def report(self) -> dict[str, Any]:
-        """What the run that was asked for reports."""
+        """Return the report of the requested run."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.process.args} ended with status {self.process.wait()}")
+            raise RuntimeError(f"{self.process.args} exited with status {self.process.wait()}")
         return json.loads(line)
 
     def __enter__(self) -> Program:
@@ -69,39 +69,40 @@ class Program:
 
 @contextmanager
 def neighbours(name: str, count: int) -> Iterator[None]:
-    """So many endless programs run as long as this lasts."""
+    """Run ``count`` endless programs inside the ``with`` block."""
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(Program(name))
         yield
 
 
-def by_turns(programs: Mapping[str, Program | list[Program]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Least seconds and most resident bytes of each; the programs of a list run at once, and the slowest counts.
+def time_alternately(programs: Mapping[str, Program | list[Program]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Return the shortest time in seconds and the peak resident memory in bytes of each entry.
 
-    Every program runs once before it counts, and is ended afterwards.
+    The programs of a list run at the same time, and the slowest counts. Every program runs once before the timing and
+    is terminated afterwards.
     """
-    together = {name: [entry] if isinstance(entry, Program) else entry for name, entry in programs.items()}
-    found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in programs}
+    groups = {name: [entry] if isinstance(entry, Program) else entry for name, entry in programs.items()}
+    reports: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in programs}
     with ExitStack() as stack:
-        for each in together.values():
-            for program in each:
+        for group in groups.values():
+            for program in group:
                 stack.enter_context(program)
         for _ in range(rounds + 1):
-            for name, each in together.items():
-                for program in each:
+            for name, group in groups.items():
+                for program in group:
                     program.start()
-                found[name].append([program.report() for program in each])
+                reports[name].append([program.report() for program in group])
     return {
         name: {
-            "seconds": min(max(report["seconds"] for report in reports) for reports in runs[1:]),
-            "resident": max(report["resident"] for reports in runs for report in reports),
+            "seconds": min(max(report["seconds"] for report in run) for run in runs[1:]),
+            "resident": max(report["resident"] for run in runs for report in run),
         }
-        for name, runs in found.items()
+        for name, runs in reports.items()
     }
 
 
-def once(name: str, *arguments: object) -> dict[str, Any]:
-    """What a program that reports by itself finds."""
+def run_once(name: str, *arguments: object) -> dict[str, Any]:
+    """Return the report of a program that measures itself."""
     with Program(name, *arguments) as program:
         return program.report()

@@ -1,8 +1,7 @@
-"""How fast training crops are made, from files and from packs, and whether memory stays flat: `make bench-data`.
+"""`make bench-data` measures how fast training crops are read from files and packs, and whether memory stays constant.
 
-One process with one thread makes crops of 128×128 from pairs of 512×512 pictures, from each format in turn, round by
-round, so that whatever else the machine does slows all of them alike. Times are of the best round; ratios are medians
-over rounds.
+One process with one thread reads crops of 128×128 from pairs of 512×512 pictures. Every round measures each format, so
+that other load slows all formats equally. Rates are those of the best round; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ CROP = 128
 
 
 def make_pairs(folder: Path) -> dict[str, list[Pair]]:
-    """The same pairs of real photographs as PNG, as JPEG and packed."""
+    """Write the same pairs of real photographs as PNG, as JPEG, and as a pack, and return each format's pairs."""
     rng = np.random.default_rng(0)
     photographs = [
         picture for picture in map(read_picture, sample_photographs()) if min(picture.shape[:2]) >= SIDE // 2
@@ -60,35 +59,35 @@ def make_pairs(folder: Path) -> dict[str, list[Pair]]:
 
 
 def crops_per_second(pairs: list[Pair], degradation: Degradation | None, seconds: float) -> float:
-    """Of pairs as they are, or, given a degradation, of their clean pictures."""
+    """Return the rate for pairs or, with a degradation, for their clean pictures, which it degrades."""
     if degradation:
         pairs = [pair._replace(degraded=None) for pair in pairs]
     crops = TrainingCrops(
         sets=[PairSet("bench", pairs, "noise")], crop=CROP, degradation=degradation or Chain(steps=[]), seed=0
     )
     count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
+    while (elapsed := time.perf_counter() - start) < seconds:
         crops[0, count % len(pairs)]
         count += 1
-    return count / spent
+    return count / elapsed
 
 
 def speed(rounds: int, seconds: float) -> dict[str, float]:
-    """Crops per second and core, and how many times faster than decoding PNG, as a table and as numbers."""
+    """Print and return crops per second and core, and their ratio to reading PNG."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     extended: Degradation = build("data.degradation", ["degradation=extended"])
     with tempfile.TemporaryDirectory() as folder:
         formats = make_pairs(Path(folder))
         cases: dict[str, Callable[[], float]] = {}
-        for what, degradation in {
+        for kind, degradation in {
             "pairs": None, "clean, Gaussian noise added": GaussianNoise(sigmas=[15, 25, 50]),
             "clean, degradation=extended": extended,
         }.items():  # fmt: skip
             for name, pairs in formats.items():
-                cases[f"{what}: {name}"] = lambda p=pairs, d=degradation: crops_per_second(p, d, seconds)
+                cases[f"{kind}: {name}"] = lambda p=pairs, d=degradation: crops_per_second(p, d, seconds)
         measured: dict[str, list[float]] = {name: [] for name in cases}
-        for case in cases.values():  # warms the page cache
+        for case in cases.values():  # fills the page cache
             case()
         for _ in range(rounds):
             for name, case in cases.items():
@@ -108,7 +107,7 @@ def speed(rounds: int, seconds: float) -> dict[str, float]:
 
 
 def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: Path) -> dict[str, float]:
-    """Anonymous memory of this process and its workers while they make crops, as a figure."""
+    """Plot and return the anonymous memory of this process and its workers while they read crops."""
     import matplotlib.pyplot as plt
 
     folder = root or sample_photographs()[0].parent
@@ -121,17 +120,17 @@ def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: P
     )
     sampler = EpochSampler(length=samples, seed=0)
     loader = DataLoader(crops, batch_size=8, sampler=sampler, num_workers=workers, persistent_workers=True)
-    seen, used = [], []
+    samples_read, used = [], []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for number, _ in enumerate(loader):
             if number % 25 == 0:
                 processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-                seen.append(epoch * samples + number * 8)
+                samples_read.append(epoch * samples + number * 8)
                 used.append(sum(_anonymous_mib(process.pid) for process in processes))
     figure.parent.mkdir(parents=True, exist_ok=True)
     plt.figure(figsize=(7, 3))
-    plt.plot(seen, used)
+    plt.plot(samples_read, used)
     plt.axvline(samples, color="grey", linewidth=0.5)
     plt.ylim(0, 1.2 * max(used))
     plt.xlabel(f"samples ({epochs} epochs of {samples:,}, {workers} workers, {len(pairs)} pictures)")
@@ -148,17 +147,17 @@ def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: P
 
 
 def _anonymous_mib(pid: int) -> float:
-    """Its share of memory that no file backs; a mapped pack is the page cache's."""
+    """Return a process's share of anonymous memory; a mapped pack belongs to the page cache instead."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss_Anon")) / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, help="photographs for the memory figure; default: scikit-image's")
+    parser.add_argument("--root", type=Path, help="photographs for the memory figure (default: those of scikit-image)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each case and round")
-    parser.add_argument("--samples", type=int, default=10_000, help="in an epoch of the memory figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per case and round")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples per epoch of the memory figure")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     result = speed(arguments.rounds, arguments.seconds)

@@ -1,7 +1,7 @@
-"""What `degradation=real` makes: how long it takes, how it looks, and whether its noise is a camera's.
+"""Times `degradation=real`, shows its results, and compares its noise with that of cameras.
 
-`make bench-degradations args="--reference FOLDER"`; FOLDER holds data/train/PolyU. Times are
-processor time of one thread.
+`make bench-degradations args="--reference FOLDER"` runs it; FOLDER contains data/train/PolyU. Times are the processor
+time of one thread.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LAGS = (1, 2, 3, 4)
 
 
 class Noise(NamedTuple):
-    """Of one picture: how strong it is, and its correlations with itself at a distance and between colours."""
+    """The strength of a picture's noise, and its correlations over distance and between colours."""
 
     deviation: float
     """Standard deviation, 0–255."""
     lag_1: float
-    """Mean over both directions and the colours; so are the others."""
+    """Correlation at a distance of one pixel, averaged over both directions and all colours; the others are similar."""
     lag_2: float
     lag_3: float
     lag_4: float
@@ -47,17 +47,17 @@ class Noise(NamedTuple):
 
 
 def measure_noise(clean: np.ndarray, noisy: np.ndarray) -> Noise:
-    """Of the smoothest third of a picture; elsewhere two photographs of the same thing differ by more than noise.
+    """Measure noise in the smoothest third of a picture; elsewhere, two photographs differ in more than noise.
 
     Args:
         clean: float32 (H, W, 3) in [0, 1].
-        noisy: the same.
+        noisy: same shape and range.
     """
     grey = cv2.GaussianBlur(cv2.cvtColor(clean, cv2.COLOR_RGB2GRAY), (0, 0), 1.5)
     slope = cv2.GaussianBlur(np.abs(cv2.Sobel(grey, -1, 1, 0)) + np.abs(cv2.Sobel(grey, -1, 0, 1)), (0, 0), 3)
     smooth = (slope <= np.percentile(slope, 33)).astype(np.float32)[..., None]
     noise = noisy - clean
-    noise = noise - cv2.GaussianBlur(noise, (0, 0), 12)  # another exposure is no noise
+    noise = noise - cv2.GaussianBlur(noise, (0, 0), 12)  # a different exposure is not noise
 
     def mean_product(one: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return (one * other * weight).sum(axis=(0, 1)) / weight.sum()
@@ -73,7 +73,7 @@ def measure_noise(clean: np.ndarray, noisy: np.ndarray) -> Noise:
 
 
 def polyu_pairs(reference: Path, *, every: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Mean and noisy pictures of PolyU's training scenes, float32 (256, 256, 3) in [0, 1]."""
+    """Yield mean and noisy pictures of PolyU's training scenes, float32 (256, 256, 3) in [0, 1]."""
     source = build("data.sets", ["data=polyu"])["PolyU"]
     pairs = source.split(source.find(reference / "data" / "train" / "PolyU").pairs)["train"]
     middle = Window(128, 128, 256, 256)
@@ -83,14 +83,14 @@ def polyu_pairs(reference: Path, *, every: int) -> Iterator[tuple[np.ndarray, np
 
 
 def photograph_noise() -> Degradation:
-    """The part of `degradation=real` that makes a photograph's noise."""
+    """Return the part of `degradation=real` that adds a photograph's noise."""
     return build("data.degradation", ["degradation=real"]).choices[2].degradation.choices[1]
 
 
 def compare_noise(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], degradation: Degradation, *, rounds: int
 ) -> tuple[list[Noise], list[Noise]]:
-    """Real noise, and modelled noise of the same pictures where it is as strong as real noise is."""
+    """Measure real noise, and modelled noise of the same pictures if its strength is in the range of real noise."""
     real = [measure_noise(*pair) for pair in pairs]
     weakest, strongest = min(real).deviation, max(real).deviation
     rng, modelled = np.random.default_rng(0), []
@@ -104,17 +104,17 @@ def compare_noise(
 
 
 def draw_noise(real: Sequence[Noise], modelled: Sequence[Noise], white: Sequence[Noise], figure: Path) -> None:
-    """Ranges of what each correlation is, side by side."""
+    """Plot the ranges of each correlation side by side."""
     import matplotlib.pyplot as plt
 
     names = ["lag_1", "lag_2", "lag_3", "lag_4", "red_green", "green_blue", "red_blue"]
     plt.figure(figsize=(9, 3.2))
     kinds = (("PolyU's cameras", real, "black"), ("modelled", modelled, "tab:blue"), ("CameraNoise", white, "tab:red"))
-    for place, (label, noises, colour) in enumerate(kinds):
-        parameters = [[getattr(noise, name) for noise in noises] for name in names]
+    for index, (label, noises, colour) in enumerate(kinds):
+        correlations = [[getattr(noise, name) for noise in noises] for name in names]
         boxes = plt.boxplot(
-            parameters,
-            positions=np.arange(len(names)) + 0.25 * (place - 1),
+            correlations,
+            positions=np.arange(len(names)) + 0.25 * (index - 1),
             widths=0.2,
             whis=(0, 100),
             patch_artist=True,
@@ -134,7 +134,7 @@ def draw_noise(real: Sequence[Noise], modelled: Sequence[Noise], white: Sequence
 
 
 def speed(degradation: Degradation, crops: int) -> None:
-    """Processor milliseconds a crop, by what was done, as a table."""
+    """Print a table of the processor time per crop for each task."""
     side = CROP + 2 * degradation.margin
     pictures = [read_picture(path) for path in sample_photographs()]
     pictures = [picture[-side:, -side:].transpose(2, 0, 1).astype(np.float32) / 255 for picture in pictures]
@@ -143,17 +143,17 @@ def speed(degradation: Degradation, crops: int) -> None:
         start = time.process_time()
         _, task = degradation(pictures[number % len(pictures)], rng)
         spent[task].append(1000 * (time.process_time() - start))
-    spent["all"] = [milliseconds for every in spent.values() for milliseconds in every]
-    table = Table(title=f"crops of {CROP}×{CROP} and the {degradation.margin} pixels around them", title_justify="left")
+    spent["all"] = [milliseconds for times in spent.values() for milliseconds in times]
+    table = Table(title=f"crops of {CROP}×{CROP} with a margin of {degradation.margin} pixels", title_justify="left")
     for column in ("task", "share", "mean ms", "longest ms"):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for task, every in sorted(spent.items(), key=lambda item: len(item[1])):
-        table.add_row(task, f"{len(every) / crops:.1%}", f"{mean(every):.2f}", f"{max(every):.1f}")
+    for task, times in sorted(spent.items(), key=lambda item: len(item[1])):
+        table.add_row(task, f"{len(times) / crops:.1%}", f"{mean(times):.2f}", f"{max(times):.1f}")
     Console().print(table)
 
 
 def contact_sheet(degradation: Degradation, path: Path) -> None:
-    """Rows of crops as training sees them, each with its task, and of drawings."""
+    """Write a picture with rows of training crops, labelled with their tasks, and rows of drawings."""
     rng, rows = np.random.default_rng(2), []
     side = CROP + 2 * degradation.margin
     for picture in [read_picture(path) for path in sample_photographs()[:3]]:
@@ -175,8 +175,8 @@ def contact_sheet(degradation: Degradation, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reference", type=Path, help="folder with data/train/PolyU, for the figure of its noise")
-    parser.add_argument("--crops", type=int, default=4000, help="to take the time of")
+    parser.add_argument("--reference", type=Path, help="folder with data/train/PolyU, for the noise figure")
+    parser.add_argument("--crops", type=int, default=4000, help="number of crops to time")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -189,14 +189,15 @@ def main() -> None:
         real, modelled = compare_noise(pairs, photograph_noise(), rounds=3)
         _, white = compare_noise(pairs, CameraNoise(), rounds=1)
         draw_noise(real, modelled, white, arguments.output / "camera_noise.png")
-        table = Table(title="noise: least, median, most", title_justify="left")
+        table = Table(title="noise: minimum, median, maximum", title_justify="left")
         for column in ("", f"PolyU, {len(real)} pictures", f"modelled, {len(modelled)}", "CameraNoise"):
             table.add_column(column)
         for name in Noise._fields:
             ranges = [
-                np.percentile([getattr(one, name) for one in kind], [0, 50, 100]) for kind in (real, modelled, white)
+                np.percentile([getattr(noise, name) for noise in noises], [0, 50, 100])
+                for noises in (real, modelled, white)
             ]
-            table.add_row(name, *("{:.2f}  {:.2f}  {:.2f}".format(*parameters) for parameters in ranges))
+            table.add_row(name, *("{:.2f}  {:.2f}  {:.2f}".format(*percentiles) for percentiles in ranges))
         Console().print(table)
 
 

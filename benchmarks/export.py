@@ -26,7 +26,7 @@ from moceir.pictures.arrays import read_picture
 
 
 def runners(network: UNet, route: str, size: tuple[int, int], threads: int) -> dict[str, Callable[[], np.ndarray]]:
-    """What restores the same picture, by name; each gives (1, 3, H, W)."""
+    """Return functions, by name, that restore the same picture and return (1, 3, H, W)."""
     x = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
     experts = parse_route(route, network)
     choice = None if not experts else torch.tensor(experts)[:, None]
@@ -61,7 +61,7 @@ def parity() -> None:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         compiled = openvino.Core().compile_model(to_openvino(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         for height, width in SIZES:
-            steps = []
+            differences = []
             for photograph in photographs:
                 top, left = (
                     (whole - side) // 2 for whole, side in zip(photograph.shape, (height, width), strict=False)
@@ -71,13 +71,13 @@ def parity() -> None:
                 with torch.no_grad():
                     exact = network(torch.from_numpy(x), experts=choice).numpy()
                 found = session.run(None, {"image": x})[0], compiled(x)[0]
-                steps.append([float(np.abs(one - exact).max()) for one in found])
-            onnx_step, openvino_step = np.max(steps, axis=0)
-            print(f"{route}, {height}×{width}: ONNX Runtime {onnx_step:.1e}, OpenVINO {openvino_step:.1e}", flush=True)
+                differences.append([float(np.abs(one - exact).max()) for one in found])
+            of_onnx, of_openvino = np.max(differences, axis=0)
+            print(f"{route}, {height}×{width}: ONNX Runtime {of_onnx:.1e}, OpenVINO {of_openvino:.1e}", flush=True)
 
 
 def main() -> None:
-    """Print median seconds, and how far results are from the engine's."""
+    """Print median seconds, and the largest differences from the engine's results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--route", default="routed")
     parser.add_argument("--height", type=int, default=720)
@@ -98,7 +98,7 @@ def main() -> None:
         for threads in (1, 2)
     }
     for (name, threads), found in contestants.items():
-        results = {runner: run() for runner, run in found.items()}  # warm
+        results = {runner: run() for runner, run in found.items()}  # warm-up
         times: dict[str, list[float]] = {runner: [] for runner in found}
         for _ in range(arguments.rounds):
             for runner, run in found.items():
@@ -106,9 +106,9 @@ def main() -> None:
                 run()
                 times[runner].append(time.perf_counter() - start)
         for runner in found:
-            step = np.abs(results[runner] - results["engine"]).max()
+            difference = np.abs(results[runner] - results["engine"]).max()
             seconds = median(times[runner])
-            print(f"{name}, {threads} threads, {runner}: {seconds:.3f} s, {step:.1e} from the engine", flush=True)
+            print(f"{name}, {threads} threads, {runner}: {seconds:.3f} s, differs by {difference:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a restorer must leave alone: flat colours, drawings with text, clean and grey pictures.
+"""Measures changes to pictures without degradation: flat colours, drawings with text, clean and grey photographs.
 
-`make bench-harmless args="--weights FILE"`.
+`make bench-harmless args="--weights FILE"` runs it.
 
-Everything through ``moceir.Restorer`` as ``moceir restore`` uses it, in 8 bits. The drawings' numbers are above those
-that training draws.
+``moceir.Restorer`` restores 8-bit pictures, as in ``moceir restore``. Training never draws the drawings used here,
+because their numbers are higher.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FIRST_DRAWING = 1_000_000
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """In levels of 8 bits."""
+    """Return the absolute differences in 8-bit levels."""
     return np.abs(one.astype(int) - other.astype(int))
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """dB; 100 for equal pictures."""
+    """Return the PSNR in dB; 100 for equal pictures."""
     error = np.square(distance(one, other)).mean()
     return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
@@ -61,7 +61,9 @@ def main() -> None:
         restored = restorer.restore(grey).astype(int)
         casts.append(int((restored.max(axis=2) - restored.min(axis=2)).max()))
 
-    table = Table(title=f"{arguments.weights}: what should be left alone", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"{arguments.weights}: changes to pictures without degradation", title_justify="left", title_style="bold"
+    )
     for column in ("pictures", "count", "mean", "worst"):
         table.add_column(column, justify="left" if column == "pictures" else "right")
     inside, border, _ = zip(*flat, strict=True)
@@ -70,7 +72,7 @@ def main() -> None:
         "flat colours, with borders, levels",
         str(len(flat)),
         f"{np.mean(border):.1f}",
-        f"{max(border)} {max(flat, key=lambda one: one[1])[2]}",
+        f"{max(border)} {max(flat, key=lambda entry: entry[1])[2]}",
     )
     table.add_row("drawings and text, dB", str(len(drawn)), f"{np.mean(drawn):.1f}", f"{min(drawn):.1f}")
     table.add_row("clean photographs, dB", str(len(clean)), f"{np.mean(clean):.1f}", f"{min(clean):.1f}")

@@ -1,4 +1,4 @@
-"""Plots how the ratios of benchmarks/history.jsonl went: `make bench-history`."""
+"""`make bench-history` plots the ratios in benchmarks/history.jsonl over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "speed_history.png"
 
 
 def main() -> None:
-    """One panel for each ratio, one line for each machine."""
+    """Plot a panel for each ratio, with a line for each machine."""
     runs = [json.loads(line) for line in HISTORY.read_text(encoding="utf-8").splitlines()]
     names = list(dict.fromkeys(name for run in runs for name in run["ratios"]))
     machines = list(dict.fromkeys((run["processor"], run["cores"]) for run in runs))

@@ -1,4 +1,4 @@
-"""Many pictures, many processes: that they make what one makes, and what a hundred million would take.
+"""Compares the files that several processes write with those of one, and estimates the cost of many pictures.
 
 python benchmarks/many.py run --pictures 1000
 python benchmarks/many.py plan --pictures 1e8 --core-hour 0.04 --thousand-reads 0.0004 --thousand-writes 0.005
@@ -27,8 +27,8 @@ RESTORE = [sys.executable, "-m", "moceir", "restore"]
 PREDICT = [sys.executable, "-m", "moceir.cli.predict", "trainer.accelerator=cpu"]
 
 
-def make(folder: Path, count: int, side: int) -> None:
-    """Noisy squares of the sample photographs."""
+def write_crops(folder: Path, count: int, side: int) -> None:
+    """Write noisy square crops of the sample photographs."""
     photographs = [read_picture(path) for path in sample_photographs()]
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -38,41 +38,41 @@ def make(folder: Path, count: int, side: int) -> None:
         write_picture(folder / f"{index % 10}" / f"{index:06d}.png", noisy.clip(0, 255).round().astype(np.uint8))
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Path below a folder -> SHA-256, of its pictures."""
+def digests(folder: Path) -> dict[str, str]:
+    """Return the relative path of each picture in a folder -> its SHA-256."""
     paths = sorted(folder.rglob("*.png"))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def lines(folder: Path) -> list[dict[str, object]]:
-    """What the parts of a run wrote down of the pictures that they wrote."""
+def journal_entries(folder: Path) -> list[dict[str, object]]:
+    """Return the entries for written pictures in the journals of a run's processes."""
     files = sorted(folder.glob(Journal.PARTS.format("*")))
     return [entry for file in files for entry in map(json.loads, file.read_text().splitlines()) if "sha256" in entry]
 
 
-def tell(name: str, begin: float, folder: Path, wanted: dict[str, str]) -> None:
-    """Print how long it took, and how the pictures compare."""
-    found = contents(folder)
-    same = sum(found.get(path) == digest for path, digest in wanted.items())
+def report(name: str, begin: float, folder: Path, expected: dict[str, str]) -> None:
+    """Print the seconds since ``begin`` and the number of files that equal the expected ones."""
+    found = digests(folder)
+    equal = sum(found.get(path) == digest for path, digest in expected.items())
     seconds = time.monotonic() - begin
     print(
-        f"{name}: {seconds:.0f} s, {len(found)} pictures, {same} of {len(wanted)} the same bytes as one process",
+        f"{name}: {seconds:.0f} s, {len(found)} pictures, {equal} of {len(expected)} equal those of one process",
         flush=True,
     )
 
 
 def run(pictures: int, side: int) -> None:
-    """Restore by one process, by shards, and by Lightning's processes, of which one is killed."""
+    """Restore with one process, with shards, and with two of Lightning's processes, one of which is killed."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         source = root / "in"
-        make(source, pictures, side)
+        write_crops(source, pictures, side)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
         begin = time.monotonic()
         subprocess.run([*RESTORE, source, "-o", root / "one", "--threads", "1"], check=True, **quiet)
-        one = contents(root / "one")
-        tell("one process", begin, root / "one", one)
+        one = digests(root / "one")
+        report("one process", begin, root / "one", one)
 
         begin = time.monotonic()
         shards = [
@@ -81,36 +81,36 @@ def run(pictures: int, side: int) -> None:
         ]
         if [shard.wait() for shard in shards] != [0, 0]:
             raise RuntimeError("a shard failed")
-        tell("two shards", begin, root / "shards", one)
-        print(f"    written down once each: {len(lines(root / 'shards'))}", flush=True)
+        report("two shards", begin, root / "shards", one)
+        print(f"    journal entries, one per picture: {len(journal_entries(root / 'shards'))}", flush=True)
 
         begin = time.monotonic()
         command = [*PREDICT, f"inputs=[{source}]", f"output={root / 'processes'}", "trainer.devices=2"]
         killed = subprocess.Popen(command, **quiet)
-        while len(lines(root / "processes")) < pictures // 2:
+        while len(journal_entries(root / "processes")) < pictures // 2:
             if killed.poll() is not None:
-                raise RuntimeError("ended before it was killed")
+                raise RuntimeError("the run ended before a process was killed")
             time.sleep(0.1)
         (other,) = psutil.Process(killed.pid).children()
         other.send_signal(signal.SIGKILL)
         status = killed.wait()
-        done = len(contents(root / "processes"))
-        print(f"two processes, of which one is killed: status {status}, {done} pictures done", flush=True)
+        done = len(digests(root / "processes"))
+        print(f"two processes, one of them killed: status {status}, {done} pictures written", flush=True)
         rerun = subprocess.run(command, capture_output=True, text=True, check=False)
         if rerun.returncode:
-            raise RuntimeError(f"the rerun ended with {rerun.returncode}: {rerun.stdout}{rerun.stderr}")
-        tell("two processes, with the rerun", begin, root / "processes", one)
-        print(f"    written down: {len(lines(root / 'processes'))}", flush=True)
+            raise RuntimeError(f"the rerun exited with status {rerun.returncode}: {rerun.stdout}{rerun.stderr}")
+        report("two processes, with the rerun", begin, root / "processes", one)
+        print(f"    journal entries: {len(journal_entries(root / 'processes'))}", flush=True)
 
 
 def plan(pictures: float, core_hour: float, thousand_reads: float, thousand_writes: float) -> None:
-    """Print hours and money, by the latest line of the history."""
+    """Print hours and cost, estimated from the latest line of the history."""
     latest = json.loads((Path(__file__).parent / "history.jsonl").read_text().splitlines()[-1])
-    print(f"{pictures:.0e} pictures, by the run of {latest['date']} on an {latest['processor']}")
-    print("| network | size | core seconds a picture | core hours | machines of 64 cores for 30 days | computing |")
+    print(f"{pictures:.0e} pictures, estimated from the run of {latest['date']} on an {latest['processor']}")
+    print("| network | size | core s per picture | core hours | machines of 64 cores for 30 days | computing cost |")
     print("| --- | --- | --- | --- | --- | --- |")
     for network in ("published", "second"):
-        # A process to a core does more than a process's threads: how much more is known at 720p.
+        # One process per core is faster than one process with a thread per core; the ratio is known at 720p.
         gain = latest["cores"] / latest["ratios"][f"one core / all, {network}"]
         for size in ("720p", "12 MP", "24 MP"):
             seconds = latest["sizes"][network][size]["seconds"] * latest["cores"] / gain
@@ -122,7 +122,7 @@ def plan(pictures: float, core_hour: float, thousand_reads: float, thousand_writ
 
 
 def main() -> None:
-    """Run or plan."""
+    """Parse the command line, and run or plan."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run")
@@ -130,7 +130,7 @@ def main() -> None:
     runs.add_argument("--side", type=int, default=64)
     plans = commands.add_parser("plan")
     plans.add_argument("--pictures", type=float, default=1e8)
-    plans.add_argument("--core-hour", type=float, default=0.04, help="what a core costs an hour")
+    plans.add_argument("--core-hour", type=float, default=0.04, help="price of one core for an hour")
     plans.add_argument("--thousand-reads", type=float, default=0.0004)
     plans.add_argument("--thousand-writes", type=float, default=0.005)
     arguments = vars(parser.parse_args())

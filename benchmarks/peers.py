@@ -1,7 +1,7 @@
-"""The shipped network and the published blind colour DnCNN on the same noisy pictures: `make bench-peers`.
+"""`make bench-peers` compares the shipped network with the published blind colour DnCNN on the same noisy pictures.
 
-CDnCNN-B (Zhang et al., Beyond a Gaussian Denoiser, TIP 2017): twenty 3×3 convolutions with ReLUs in between, which give
-the noise. Its file has ``conv{0…19}.weight`` and ``.bias`` in torch's order, converted from the authors' model
+CDnCNN-B (Zhang et al., Beyond a Gaussian Denoiser, TIP 2017) predicts the noise with twenty 3×3 convolutions and ReLUs
+in between. Its file contains ``conv{0…19}.weight`` and ``.bias`` in torch's order, converted from the authors' model
 GD_Color_Blind.mat.
 """
 
@@ -35,7 +35,7 @@ from moceir.engine.schedule import Engine
 
 
 class DnCNN:
-    """Restores (B, 3, H, W) in [0, 1]."""
+    """Restores pictures, (B, 3, H, W) in [0, 1]."""
 
     def __init__(self, path: Path) -> None:
         weights = safetensors.torch.load_file(path)
@@ -53,7 +53,7 @@ class DnCNN:
 
 
 def cost(run: Callable[[], object]) -> tuple[float, int]:
-    """Seconds of the fastest of five runs, and the most bytes that were in use at once in another."""
+    """Return the seconds of the fastest of five runs, and the peak increase of allocated bytes in another."""
     times = []
     for _ in range(5):
         start = time.perf_counter()
@@ -63,7 +63,7 @@ def cost(run: Callable[[], object]) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=Path, required=True, help="a folder of clean pictures")
     parser.add_argument("--cdncnn", type=Path, required=True, help="CDnCNN-B's weights")
@@ -91,7 +91,7 @@ def main() -> None:
             score = float(peak_signal_noise_ratio(restored, sample.clean, data_range=1.0))
             scores.setdefault((name, sample.task), []).append(score)
 
-    title = f"{options.pictures.name}: PSNR in dB, blind; what 1280×720 cost"
+    title = f"{options.pictures.name}: blind PSNR in dB; costs of 1280×720"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     columns = ("", *(f"σ = {level}" for level in levels), "GMACs", "seconds", "live tensors")
     for column in columns:

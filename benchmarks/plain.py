@@ -1,4 +1,4 @@
-"""The plain form of the network, for comparison: NCHW memory, normalisation by reshaping, one picture at a time."""
+"""Defines the plain form of the network for comparison: NCHW memory, reshaping in norms, one picture at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moceir.networks.strips import Halo
 
 
 def normalise(norm: layers.ChannelNorm, x: Tensor) -> Tensor:
-    """Over the channels, on rows of pixels, step by step."""
+    """Normalise over the channels, on rows of pixels."""
     height = x.shape[2]
     rows = rearrange(x, "b c h w -> b (h w) c")
     centred = rows - rows.mean(dim=-1, keepdim=True)
@@ -25,18 +25,18 @@ def normalise(norm: layers.ChannelNorm, x: Tensor) -> Tensor:
 
 
 def mix(moce: blocks.MoCE, x: Tensor, shared: Tensor, routing: Routing, _: Halo) -> Tensor:
-    """One picture after the other."""
+    """Run the experts on one picture after the other."""
     pictures = []
     for index, experts in enumerate(routing.experts.tolist()):
-        one = slice(index, index + 1)
-        outputs = [(x[one] + moce.experts[e](x[one], shared[one])) * routing.gates[index, e] for e in experts]
+        row = slice(index, index + 1)
+        outputs = [(x[row] + moce.experts[e](x[row], shared[row])) * routing.gates[index, e] for e in experts]
         pictures.append(torch.stack(outputs).sum(dim=0))
     return moce.project(torch.cat(pictures))
 
 
 @contextmanager
 def plain_form() -> Iterator[None]:
-    """Networks run in plain form as long as this lasts."""
+    """Run networks in plain form inside the ``with`` block."""
     with (
         patch.object(torch, "channels_last", torch.contiguous_format),
         patch.object(layers.ChannelNorm, "forward", normalise),

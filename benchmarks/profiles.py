@@ -1,11 +1,11 @@
-"""Wide colour spaces: are pictures restored better as they are, or by way of sRGB?
+"""Compares restoring pictures in a wide colour space with restoring them in sRGB.
 
     python benchmarks/profiles.py FOLDER
 
-Crops of photographs are converted to AdobeRGB and ProPhoto RGB with noise: Gaussian in the file's own values, Gaussian
-in sRGB's, and a camera's (shot noise in its linear colours before white balance, by the matrix of a Canon EOS 5D Mark
-III). Each is restored as it is, and converted to sRGB, restored and converted back. Prints PSNR in the file's values
-(dB) and mean ΔE76, of the noisy and of both restored pictures, against the clean one.
+Crops of photographs are converted to AdobeRGB and ProPhoto RGB with noise: Gaussian in the file's values, Gaussian in
+sRGB values, and a camera's (shot noise in its linear colours before white balance, with the matrix of a Canon EOS 5D
+Mark III). Each crop is restored in its own space, and once more in sRGB and converted back. The benchmark prints the
+PSNR in the file's values (dB) and the mean ΔE76 of the noisy and both restored pictures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moceir import Restorer, load_pretrained
 from moceir.pictures.arrays import read_picture
 from moceir.pictures.files import find_pictures
 
-#: RGB to XYZ at D50 (brucelindbloom.com, RGB/XYZ matrices), and the curve's exponent.
+#: The matrix from RGB to XYZ at D50 (brucelindbloom.com, RGB/XYZ matrices), and the exponent of the tone curve.
 SPACES = {
     "sRGB": (
         [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]],
@@ -32,7 +32,7 @@ SPACES = {
     ),
     "ProPhoto": ([[0.7976749, 0.1351917, 0.0313534], [0.2880402, 0.7118741, 0.0000857], [0, 0, 0.8252100]], 1.8),
 }
-#: XYZ at D65 to the camera's colours (Adobe's DNG ColorMatrix2), and D50 to D65 (Bradford).
+#: Matrices from XYZ at D65 to the camera's colours (Adobe's DNG ColorMatrix2), and from D50 to D65 (Bradford).
 CAMERA = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
 ADAPTATION = np.array(
     [[0.9555766, -0.0230393, 0.0631636], [-0.0282895, 1.0099416, 0.0210077], [0.0122982, -0.0204830, 1.3299098]]
@@ -58,7 +58,7 @@ def from_xyz(space: str, xyz: np.ndarray) -> np.ndarray:
 
 
 def camera_noise(xyz: np.ndarray, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """XYZ as a camera gives it: with shot noise and clipping, in linear colours of which white is 1."""
+    """Add a camera's shot noise and clipping to XYZ, in linear colours where white is 1."""
     matrix = CAMERA @ ADAPTATION
     white = matrix @ D50
     raw = xyz @ matrix.T
@@ -96,16 +96,16 @@ def main() -> None:
                 kept = restorer.restore(noisy)
                 converted = from_xyz("sRGB", to_xyz(space, noisy)).clip(0, 1)
                 back = from_xyz(space, to_xyz("sRGB", restorer.restore(converted))).clip(0, 1)
-                meant = xyz2lab(to_xyz(space, clean), illuminant="D50")
+                clean_lab = xyz2lab(to_xyz(space, clean), illuminant="D50")
                 row = [psnr(picture, clean) for picture in (noisy, kept, back)]
                 for picture in (noisy, kept, back):
-                    difference = xyz2lab(to_xyz(space, picture), illuminant="D50") - meant
+                    difference = xyz2lab(to_xyz(space, picture), illuminant="D50") - clean_lab
                     row.append(float(np.sqrt((difference**2).sum(axis=-1)).mean()))
                 rows.append(row)
             means = np.mean(rows, axis=0)
-            decibels = "  ".join(f"{value:.2f}" for value in means[:3])
-            distances = "  ".join(f"{value:.2f}" for value in means[3:])
-            print(f"{space} {kind} {amount:g}: PSNR noisy, kept, by sRGB {decibels}; ΔE {distances}", flush=True)
+            decibels = "  ".join(f"{mean:.2f}" for mean in means[:3])
+            distances = "  ".join(f"{mean:.2f}" for mean in means[3:])
+            print(f"{space} {kind} {amount:g}: PSNR noisy, in place, via sRGB {decibels}; ΔE {distances}", flush=True)
 
 
 if __name__ == "__main__":

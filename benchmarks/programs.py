@@ -1,7 +1,7 @@
-"""What `make bench` times: each program prepares, then runs and reports once for every line it reads.
+"""The programs that `make bench` times: each prepares, then runs and reports once per line of standard input.
 
-Run by :mod:`contest`, each in a process of its own, also with version 0.1 of the package; so only what both versions
-have is used outside the functions that need more.
+:mod:`contest` runs each in its own process, also with version 0.1 of the package. Module-level code therefore uses only
+what both versions provide.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Run = Callable[[], object]
 
 
 def picture(height: int, width: int) -> Tensor:
-    """One and the same noise, (1, 3, height, width) in [0, 1]."""
+    """Return a picture of noise from a fixed seed, (1, 3, height, width) in [0, 1]."""
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def keep_freed_memory() -> None:
-    """As the command-line programs do."""
+    """Configure the allocator as the commands do."""
     if hasattr(moceir, "NAFNet"):
         from moceir.engine.allocator import keep_freed_memory
     else:
@@ -40,8 +40,8 @@ def keep_freed_memory() -> None:
     keep_freed_memory()
 
 
-def make(network: str) -> nn.Module:
-    """``published``, with the shipped weights, or ``second``, with random ones, for evaluation."""
+def build(network: str) -> nn.Module:
+    """Return ``published`` with the shipped weights, or ``second`` with random weights, in evaluation mode."""
     if not hasattr(moceir, "NAFNet"):  # version 0.1
         return load_pretrained()
     if network == "published":
@@ -53,17 +53,17 @@ def make(network: str) -> nn.Module:
 
 
 def restore(network: str, height: int, width: int) -> Run:
-    """From 8-bit pixels to 8-bit pixels, routing included."""
+    """Restore 8-bit pixels to 8-bit pixels, including routing."""
     keep_freed_memory()
-    restorer = Restorer(make(network), mac_budget=None)
+    restorer = Restorer(build(network), mac_budget=None)
     pixels = (picture(height, width)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     return lambda: restorer.restore(pixels)
 
 
 def forced(network: str, height: int, width: int, expert: int) -> Run:
-    """Every layer on one expert."""
+    """Restore with every layer on one expert."""
     keep_freed_memory()
-    engine = Restorer(make(network), mac_budget=None).engine
+    engine = Restorer(build(network), mac_budget=None).engine
     layers = len(engine.route_costs.experts)
     route = torch.full((layers, 1, 1), expert)
     pixels = picture(height, width)
@@ -71,13 +71,13 @@ def forced(network: str, height: int, width: int, expert: int) -> Run:
 
 
 def whole(network: str, height: int, width: int) -> Run:
-    """The network on a whole map, in PyTorch's plain operations, channels last."""
+    """Run the network on whole maps with PyTorch's plain operations, channels last."""
     from unittest.mock import patch
 
     from moceir.networks import layers
 
     keep_freed_memory()
-    model = make(network).to(memory_format=torch.channels_last)
+    model = build(network).to(memory_format=torch.channels_last)
     pixels = picture(height, width)
 
     def run() -> None:
@@ -88,10 +88,10 @@ def whole(network: str, height: int, width: int) -> Run:
 
 
 def plain(height: int, width: int) -> Run:
-    """The published network as a straightforward port has it, with the allocator as it is."""
+    """Run the published network as a straightforward port does, with the default allocator."""
     from plain import plain_form
 
-    network = make("published")
+    network = build("published")
     pixels = picture(height, width)
 
     def run() -> None:
@@ -102,7 +102,7 @@ def plain(height: int, width: int) -> Run:
 
 
 def step(form: str, batch: int) -> Run:
-    """A step of training the published network on ``batch`` crops of 128×128, in ``plain`` or ``present`` form."""
+    """Train the published network for a step on ``batch`` crops of 128×128, in ``plain`` or ``present`` form."""
     from plain import plain_form
 
     from moceir import MoCEIR
@@ -126,13 +126,13 @@ def step(form: str, batch: int) -> Run:
 
 
 def product() -> Run:
-    """A 4096³ matrix product."""
+    """Multiply two 4096×4096 matrices."""
     left, right = torch.rand(4096, 4096), torch.rand(4096, 4096)
     return lambda: left @ right
 
 
 class _Mallinfo(ctypes.Structure):
-    """``struct mallinfo2`` of glibc's malloc.h."""
+    """The ``struct mallinfo2`` of glibc's malloc.h."""
 
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
@@ -141,7 +141,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def allocated() -> int:
-    """Bytes that glibc has given out."""
+    """Return the number of bytes that glibc has allocated."""
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Mallinfo
     now = mallinfo()
@@ -149,7 +149,7 @@ def allocated() -> int:
 
 
 def live_peak(run: Run) -> int:
-    """Return the peak of the bytes that a run adds to those in use before it, sampled every millisecond."""
+    """Return the peak increase of allocated bytes during a run, sampled every millisecond."""
     before = peak = allocated()
     stop = threading.Event()
 
@@ -167,35 +167,35 @@ def live_peak(run: Run) -> int:
 
 
 def live(network: str, height: int, width: int) -> dict[str, Any]:
-    """Return the peak of the bytes in use in a second run, on the costliest expert."""
+    """Return the peak increase of allocated bytes during a second run, on the costliest expert."""
     run = forced(network, height, width, 3) if network == "published" else restore(network, height, width)
     run()
     return {"live": live_peak(run)}
 
 
 def differences() -> dict[str, float]:
-    """How far results of the engine are from the whole map's: at 720p, and with a map computed twice at 6 MP."""
+    """Return the largest errors: engine against whole maps at 720p, and maps computed twice against stored at 6 MP."""
     from moceir.engine import schedule
 
-    network = make("published")
+    network = build("published")
     engine = schedule.Engine(network)
     with torch.inference_mode():
         expected = network(picture(720, 1280))
     found = {"720p": float((engine.restore_and_route(picture(720, 1280)).restored - expected).abs().max())}
     kept = engine.restore_and_route(picture(2000, 3000)).restored
     schedule.COMPUTE_TWICE_FROM = 0
-    lean = engine.restore_and_route(picture(2000, 3000)).restored
-    return {**found, "computed twice": float((lean - kept).abs().max())}
+    computed_twice = engine.restore_and_route(picture(2000, 3000)).restored
+    return {**found, "computed twice": float((computed_twice - kept).abs().max())}
 
 
 def busy() -> None:
-    """Nothing, for ever."""
+    """Loop forever."""
     while True:
         pass
 
 
 def busy_torch() -> None:
-    """Convolutions with as many threads as torch takes, for ever, as another program might."""
+    """Compute convolutions forever with torch's default number of threads."""
     x, layer = torch.rand(1, 64, 256, 256), nn.Conv2d(64, 64, 3, padding=1)
     with torch.inference_mode():
         while True:
@@ -203,9 +203,9 @@ def busy_torch() -> None:
 
 
 def main() -> None:
-    """Prepare, and run once for every line."""
+    """Prepare the program, then run it once per line."""
     name, *arguments = sys.argv[1:]
-    prepared = globals()[name](*(int(one) if one.isdigit() else one for one in arguments))
+    prepared = globals()[name](*(int(argument) if argument.isdigit() else argument for argument in arguments))
     if isinstance(prepared, dict):
         print(json.dumps(prepared), flush=True)
         return

@@ -1,8 +1,8 @@
-"""``make bench-serve``: many requests to ``moceir serve``, none of which may be lost, while memory is watched.
+"""``make bench-serve`` sends many requests to ``moceir serve``; none may be lost, and memory must not grow.
 
-A server is started on a free port. Clients, each with a connection of its own, send one picture after the other: first
-large ones, then small ones. Printed for each: answers, requests that were refused and sent again (429), latency, and
-the resident memory of server and workers, early and late.
+The benchmark starts a server on a free port. Clients with one connection each send large pictures one by one, then
+small ones. For each size, it prints the answers, the requests sent again after 429, the latency, and the early and late
+resident memory of the server and its workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from moceir.pictures.arrays import read_picture
 
 
 def start(arguments: argparse.Namespace, log: Path) -> tuple[subprocess.Popen, str]:
-    """The server, and where it is."""
+    """Start a server, wait until it answers, and return it with its address."""
     options = ["--port", 0, "--workers", arguments.workers, "--queue", arguments.queue, "--timeout", 600]
     code = "from moceir.cli.main import main; main()"
     with log.open("wb") as file:
@@ -48,25 +48,25 @@ def start(arguments: argparse.Namespace, log: Path) -> tuple[subprocess.Popen, s
 
 
 def resident(server: subprocess.Popen) -> float:
-    """MiB of the server and its workers."""
+    """Return the resident memory of the server and its workers in MiB."""
     process = psutil.Process(server.pid)
-    return sum(one.memory_info().rss for one in (process, *process.children())) / 2**20
+    return sum(member.memory_info().rss for member in (process, *process.children())) / 2**20
 
 
 def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clients: int) -> dict[str, object]:
-    """Send a picture so many times from several clients, and see that each gets the same answer."""
+    """Send a picture ``count`` times from several clients, and check that all answers are equal."""
     seconds: list[float] = []
     memory: list[float] = []
-    different, refused = set(), 0
+    answers, refused = set(), 0
     lock = threading.Lock()
-    left = iter(range(count))
+    remaining = iter(range(count))
 
     def client(_: int) -> None:
         nonlocal refused
         with httpx.Client(base_url=url, timeout=None, trust_env=False) as connection:
             while True:
                 with lock:
-                    if next(left, None) is None:
+                    if next(remaining, None) is None:
                         return
                 begun = time.perf_counter()
                 while (answer := connection.post("/restore", content=picture)).status_code == 429:
@@ -77,14 +77,16 @@ def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clie
                 with lock:
                     seconds.append(time.perf_counter() - begun)
                     memory.append(resident(server))
-                    different.add(answer.content)
+                    answers.add(answer.content)
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(client, range(clients)))
-    took = time.perf_counter() - begun
-    if len(seconds) != count or len(different) != 1:
-        raise SystemExit(f"{len(seconds)} of {count} answered, {len(different)} different answers")
+    elapsed = time.perf_counter() - begun
+    if len(seconds) != count or len(answers) != 1:
+        raise SystemExit(
+            f"the server answered {len(seconds)} of {count} requests, with {len(answers)} different results"
+        )
     fifth = max(1, count // 5)
     early, late = (float(np.median(part)) for part in (memory[fifth : 2 * fifth], memory[-fifth:]))
     if late > early + max(16, early / 20):
@@ -92,16 +94,16 @@ def load(server: subprocess.Popen, url: str, picture: bytes, *, count: int, clie
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99])
     return {
         "requests": count, "clients": clients, "answered": len(seconds), "sent_again_after_429": refused,
-        "per_second": round(count / took, 2), "p50_s": round(p50, 3), "p95_s": round(p95, 3), "p99_s": round(p99, 3),
+        "per_second": round(count / elapsed, 2), "p50_s": round(p50, 3), "p95_s": round(p95, 3), "p99_s": round(p99, 3),
         "longest_s": round(max(seconds), 3), "resident_early_mib": round(early, 1), "resident_late_mib": round(late, 1),
     }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", type=int, default=200, help="Requests with a large picture.")
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 720), help="Width and height of it.")
-    parser.add_argument("--small", type=int, default=1000, help="Requests with a picture of 64×64.")
+    parser.add_argument("--large", type=int, default=200, help="Number of requests with a large picture.")
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 720), help="Width and height of the large picture.")
+    parser.add_argument("--small", type=int, default=1000, help="Number of requests with a picture of 64×64.")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--queue", type=int, default=8)
@@ -127,7 +129,7 @@ def main() -> None:
             server.terminate()
             server.wait()
     if server.returncode:
-        raise SystemExit(f"the server ended with status {server.returncode}")
+        raise SystemExit(f"the server exited with status {server.returncode}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""``make soak``: restore thousands of pictures, kill training again and again, and see that nothing grows or is lost.
+"""``make soak`` restores thousands of pictures and kills training repeatedly, and checks that nothing is lost.
 
-Training: each life of a run of a tiny network is ended at a random moment, from its start to its end, by SIGKILL or
-SIGTERM, and the next goes on with resume=latest; the run that gets through must have the very bits of one that nobody
-disturbed. Restoring: a folder, killed like that, whose files must be those of an undisturbed run, and none made twice;
-a clip with sound; then pictures of many sizes one by one, and from four threads at once with one Restorer, whose
-pictures must be the same. Resident memory is watched.
+Training: SIGKILL or SIGTERM ends the training of a tiny network at random moments, from its start to its end, and
+resume=latest continues it. The finished run must equal an uninterrupted one bit for bit. Restoring: SIGKILL interrupts
+the restoring of a folder, which must write the same files as an uninterrupted run and write none twice. Then the
+benchmark restores a clip with sound. Last, one Restorer restores pictures of many sizes one by one and from four
+threads, and the results must be equal. Resident memory must not grow.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ SETTINGS = [
     "callbacks.last.minutes=0", "~callbacks.progress", "resume=latest",
 ]  # fmt: skip
 
-MOMENTS = {"start": 2.0, "training": 0.5, "validation": 0.1, "checkpoint": 0.03, "end": 0.05}
-"""When a run is ended -> at most so many seconds after it has begun with that."""
+LONGEST_DELAY = {"start": 2.0, "training": 0.5, "validation": 0.1, "checkpoint": 0.03, "end": 0.05}
+"""Phase of a run -> the longest delay in seconds between its begin and the signal."""
 
 
 def restore(count: int, seed: int) -> dict[str, float]:
-    """Restore so many pictures one by one and from four threads."""
+    """Restore ``count`` times one by one, then each picture once from four threads."""
     keep_freed_memory()
     rng = np.random.default_rng(seed)
-    # Sides up to 64, and now and then a large one, so that every buffer has been as large as it gets before the middle.
+    # Sides are at most 64, with a few larger ones, so that buffers reach their final size before the middle.
     sizes = [tuple(rng.integers(1, 65 if number % 50 else 200, 2)) for number in range(min(count, 100))]
     pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     restorer = moceir.Restorer(moceir.load_pretrained())
@@ -61,7 +61,7 @@ def restore(count: int, seed: int) -> dict[str, float]:
     for number in range(count):
         same = np.array_equal(restorer.restore(pictures[number % len(pictures)]), alone[number % len(pictures)])
         if not same:
-            raise SystemExit(f"restore {number}: another result than at first")
+            raise SystemExit(f"restore {number}: the result differs from the first one")
         resident.append(process.memory_info().rss / 2**20)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(restorer.restore, pictures))
@@ -78,7 +78,7 @@ def restore(count: int, seed: int) -> dict[str, float]:
 
 
 def start(function: Callable[[], None], output: Path) -> int:
-    """The id of a new process that does this; forked, so that it need not import anything again."""
+    """Return the ID of a forked process that calls the function; it needs no imports of its own."""
     process = os.fork()
     if not process:
         status = 1
@@ -95,23 +95,23 @@ def start(function: Callable[[], None], output: Path) -> int:
     return process
 
 
-def train(runs: Path, photographs: Path, moment: Path) -> None:
-    """The training command, to be ended; what it is doing stands in a file."""
+def train(runs: Path, photographs: Path, phase_file: Path) -> None:
+    """Run the training command, and write its current phase to a file."""
     from moceir.cli import train as command
     from moceir.training.checkpoints import CheckpointFiles
     from moceir.training.module import RestorationModule
 
-    file = os.open(moment, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    file = os.open(phase_file, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
-    def mark(owner: Any, name: str, what: str) -> None:
+    def mark(owner: Any, name: str, phase: str) -> None:
         original = getattr(owner, name)
 
         def marked(*arguments: Any, **options: Any) -> Any:
-            before = os.pread(file, 16, 0)
-            os.pwrite(file, f"{what:16}".encode(), 0)
+            previous = os.pread(file, 16, 0)
+            os.pwrite(file, f"{phase:16}".encode(), 0)
             returned = original(*arguments, **options)
-            if what == "checkpoint":
-                os.pwrite(file, before, 0)
+            if phase == "checkpoint":
+                os.pwrite(file, previous, 0)
             return returned
 
         setattr(owner, name, marked)
@@ -126,13 +126,13 @@ def train(runs: Path, photographs: Path, moment: Path) -> None:
     command.main()
 
 
-def during(moment: Path) -> str:
-    """What a run is doing."""
-    return (moment.read_text().strip() if moment.exists() else "") or "start"
+def current_phase(path: Path) -> str:
+    """Return the phase that a run wrote to its file."""
+    return (path.read_text().strip() if path.exists() else "") or "start"
 
 
-def result(runs: Path) -> dict[str, torch.Tensor]:
-    """All tensors that a run leaves: averaged, current and exported weights, and the optimiser's state."""
+def saved_tensors(runs: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors that a run saves: averaged, current, and exported weights, and the optimiser's state."""
     (exported,) = runs.glob("*/*/network.safetensors")
     (last,) = runs.glob("*/*/checkpoints/last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
@@ -145,60 +145,60 @@ def result(runs: Path) -> dict[str, torch.Tensor]:
 
 
 def kill(count: int, seed: int, folder: Path) -> dict[str, object]:
-    """End training so many times, at any moment of its life, and compare what comes of it with an undisturbed run."""
-    import moceir.cli.train  # noqa: F401 -- once, before the forks
+    """Interrupt training ``count`` times, in any phase, and compare the result with an uninterrupted run."""
+    import moceir.cli.train  # noqa: F401 -- imported once, before the forks
 
     rng = np.random.default_rng(seed)
     for number in range(5):
         small = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
         write_picture(folder / "photographs" / f"{number}.png", small.repeat(6, axis=0).repeat(6, axis=1))
-    photographs, output, moment = folder / "photographs", folder / "output.txt", folder / "moment"
+    photographs, output, phase_file = folder / "photographs", folder / "output.txt", folder / "phase"
 
-    process = start(partial(train, folder / "whole", photographs, moment), output)
+    process = start(partial(train, folder / "whole", photographs, phase_file), output)
     if os.waitpid(process, 0)[1]:
-        raise SystemExit(f"the undisturbed run failed: see {output}\n{output.read_text()[-2000:]}")
-    expected = result(folder / "whole")
+        raise SystemExit(f"the uninterrupted run failed: see {output}\n{output.read_text()[-2000:]}")
+    expected = saved_tensors(folder / "whole")
 
     ended: Counter[str] = Counter()
-    moments: Counter[str] = Counter()
+    phases: Counter[str] = Counter()
     runs = 0
     while sum(ended.values()) < count:
         runs += 1
-        here = folder / f"run{runs}"
+        target = folder / f"run{runs}"
         while True:
-            how = signal.SIGKILL if rng.random() < 0.5 else signal.SIGTERM
-            when = str(rng.choice(list(MOMENTS)))
-            moment.unlink(missing_ok=True)
-            process = start(partial(train, here, photographs, moment), output)
-            end = math.inf  # a little after that moment has come, or never, where the last signal was sent
+            sent = signal.SIGKILL if rng.random() < 0.5 else signal.SIGTERM
+            phase = str(rng.choice(list(LONGEST_DELAY)))
+            phase_file.unlink(missing_ok=True)
+            process = start(partial(train, target, photographs, phase_file), output)
+            end = math.inf  # a little after the phase begins; never, if no signal is left
             done = 0
             while not done and time.monotonic() < end:
-                if end == math.inf and sum(ended.values()) < count and during(moment) == when:
-                    end = time.monotonic() + rng.uniform(0, MOMENTS[when])
+                if end == math.inf and sum(ended.values()) < count and current_phase(phase_file) == phase:
+                    end = time.monotonic() + rng.uniform(0, LONGEST_DELAY[phase])
                 done, status = os.waitpid(process, os.WNOHANG)
                 time.sleep(0.001)
             if not done:
-                os.kill(process, how)
+                os.kill(process, sent)
                 status = os.waitpid(process, 0)[1]
             code = os.waitstatus_to_exitcode(status)
             if code == 0:
                 break
-            # Before Python listens to it, a signal kills like any program.
-            if code not in (-how, 128 + how):
+            # SIGTERM kills the process while Python has no handler for it.
+            if code not in (-sent, 128 + sent):
                 raise SystemExit(f"run {runs} ended with status {code}: see {output}\n{output.read_text()[-2000:]}")
-            ended[how.name] += 1
-            moments[during(moment)] += 1
-        found = result(here)
+            ended[sent.name] += 1
+            phases[current_phase(phase_file)] += 1
+        found = saved_tensors(target)
         different = [name for name in expected if not torch.equal(expected[name], found.get(name, torch.empty(0)))]
         if different or found.keys() != expected.keys():
             raise SystemExit(f"run {runs}: {len(different)} of {len(expected)} tensors differ, such as {different[:3]}")
     return {
-        "ended": dict(ended), "during": dict(moments), "runs_to_the_end": runs, "tensors_identical": len(expected),
+        "ended": dict(ended), "during": dict(phases), "runs_to_the_end": runs, "tensors_identical": len(expected),
     }  # fmt: skip
 
 
 def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str, object]:
-    """Restore a folder, killed so many times at any moment, and compare what comes of it with an undisturbed run."""
+    """Restore a folder, kill the process ``kills`` times, and compare the files with an uninterrupted run."""
     from moceir.cli.main import main as command
 
     rng = np.random.default_rng(seed)
@@ -211,17 +211,17 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
         sys.argv = ["moceir", "restore", str(folder / "album"), "-o", str(target)]
         command()
 
-    whole, target, output = folder / "undisturbed", folder / "ended", folder / "restored.txt"
+    whole, target, output = folder / "uninterrupted", folder / "killed", folder / "restored.txt"
     begin = time.monotonic()
     process = start(partial(restore_into, whole), output)
     if os.waitpid(process, 0)[1]:
-        raise SystemExit(f"the undisturbed run failed: see {output}\n{output.read_text()[-2000:]}")
-    took = time.monotonic() - begin
+        raise SystemExit(f"the uninterrupted run failed: see {output}\n{output.read_text()[-2000:]}")
+    duration = time.monotonic() - begin
 
     killed, made_twice = 0, 0
     before: dict[str, int] = {}
     while True:
-        end = time.monotonic() + (rng.uniform(0, 1.5 * took / kills) if killed < kills else math.inf)
+        end = time.monotonic() + (rng.uniform(0, 1.5 * duration / kills) if killed < kills else math.inf)
         process = start(partial(restore_into, target), output)
         done = status = 0
         while not done and time.monotonic() < end:
@@ -242,13 +242,18 @@ def restore_folder(count: int, kills: int, seed: int, folder: Path) -> dict[str,
     left = [path.name for path in target.iterdir() if not (whole / path.name).exists()]
     if different or left or made_twice:
         raise SystemExit(
-            f"killed runs: {len(different)} files differ, {made_twice} were made again, left behind: {left}"
+            f"killed runs: {len(different)} files differ, {made_twice} were written twice, surplus files: {left}"
         )
-    return {"pictures": count, "killed": killed, "files_identical": len(before), "undisturbed_seconds": round(took, 1)}
+    return {
+        "pictures": count,
+        "killed": killed,
+        "files_identical": len(before),
+        "undisturbed_seconds": round(duration, 1),
+    }
 
 
 def restore_clip(frames: int, seed: int, folder: Path) -> dict[str, object]:
-    """Restore a clip with sound, of uneven frame times, while resident memory is watched."""
+    """Restore a clip with sound and uneven frame times, and check resident memory."""
     import av
 
     from moceir.inference.video import restore_video
@@ -274,7 +279,7 @@ def restore_clip(frames: int, seed: int, folder: Path) -> dict[str, object]:
         clip.mux(sound.encode())
 
     def content(path: Path) -> tuple[list, list]:
-        """Times of the frames, and times and packets of the sound."""
+        """Return the times of the frames, and the times and packets of the sound."""
         with av.open(str(path)) as clip:
             times = [frame.time for frame in clip.decode(video=0)]
         with av.open(str(path)) as clip:
@@ -290,7 +295,7 @@ def restore_clip(frames: int, seed: int, folder: Path) -> dict[str, object]:
     )
     before, after = content(folder / "clip.mp4"), content(folder / "restored.mp4")
     if report.frames != frames or before != after:
-        raise SystemExit("the clip's frame times or packets of sound are others than before")
+        raise SystemExit("the restored clip has other frame times or sound packets than the original")
     early, late = check_flat(resident, "frames")
     return {
         "frames": frames, "packets_identical": len(before[1]), "resident_early_mib": early, "resident_late_mib": late
@@ -298,8 +303,8 @@ def restore_clip(frames: int, seed: int, folder: Path) -> dict[str, object]:
 
 
 def check_flat(resident: Sequence[float], what: str) -> tuple[float, float]:
-    """Resident memory in MiB, early and late, which may not have grown."""
-    fifth = max(1, len(resident) // 5)  # freed memory is kept, and takes some hundred pictures to settle
+    """Return early and late resident memory in MiB; raise SystemExit if it has grown."""
+    fifth = max(1, len(resident) // 5)  # the allocator keeps freed memory, which settles after some hundred pictures
     early, late = (float(np.median(part)) for part in (resident[fifth : 2 * fifth], resident[-fifth:]))
     if late > early + max(16, early / 50):
         raise SystemExit(f"resident memory grew from {early:.1f} to {late:.1f} MiB over {len(resident)} {what}")
@@ -309,13 +314,13 @@ def check_flat(resident: Sequence[float], what: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--restores", type=int, default=5000)
-    parser.add_argument("--kills", type=int, default=100, help="Of training; a folder is killed ten times.")
-    parser.add_argument("--pictures", type=int, default=200, help="In the folder.")
-    parser.add_argument("--frames", type=int, default=1000, help="Of the clip.")
+    parser.add_argument("--kills", type=int, default=100, help="How often to kill training (restoring: ten times).")
+    parser.add_argument("--pictures", type=int, default=200, help="Number of pictures in the folder.")
+    parser.add_argument("--frames", type=int, default=1000, help="Number of frames in the clip.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="Kept; by default a temporary one.")
+    parser.add_argument("--folder", type=Path, help="Folder to keep the files in; by default a temporary one.")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    torch.set_num_threads(1)  # a forked process does not inherit its parent's threads
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

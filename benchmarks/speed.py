@@ -1,7 +1,7 @@
-"""Speed and memory of restoring and training: `make bench`, which takes ten minutes on two cores.
+"""`make bench` measures speed and memory of restoring and training, in fifteen minutes on two cores.
 
-All programs run alternately (:mod:`contest`). Prints tables, and appends a line of JSON to benchmarks/history.jsonl,
-which `make bench-history` plots. See docs/performance.md.
+The programs run alternately (:mod:`contest`). The benchmark prints tables and appends a line of JSON to
+benchmarks/history.jsonl, which `make bench-history` plots. docs/performance.md explains the results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import cv2
 import torch
-from contest import Program, by_turns, neighbours, once
+from contest import Program, neighbours, run_once, time_alternately
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -32,17 +32,17 @@ from moceir.data.samples import sample_photograph
 
 ROOT = Path(__file__).parents[1]
 HISTORY = Path(__file__).with_name("history.jsonl")
-#: Version 0.1 of the package.
+#: Commit of version 0.1.
 BEFORE = "3bc4031"
 HD = (720, 1280)
 SIZES = {"0.25 MP": (400, 640), "720p": HD, "1080p": (1080, 1920), "12 MP": (3000, 4000), "24 MP": (4000, 6000)}
-#: Floating-point operations of the document's 28.98 GMACs at 1280×720.
+#: Floating-point operations of the 28.98 GMACs that the document states for 1280×720.
 OPERATIONS = 2 * 28.98e9
 
 
 @contextmanager
 def checkout(commit: str) -> Iterator[Path]:
-    """The repository's files as of a commit."""
+    """Yield a temporary folder with the repository's files at a commit."""
     with tempfile.TemporaryDirectory() as folder:
         files = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
         subprocess.run(["tar", "-x", "-C", folder], input=files, check=True)
@@ -50,10 +50,10 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 def networks(rounds: int) -> dict[str, Any]:
-    """720p: this version beside version 0.1 and PyTorch's plain operations, with one thread and with all."""
+    """Time 720p with this version, version 0.1, and PyTorch's plain operations, on one core and on all."""
     cores = available_cores()
     with checkout(BEFORE) as before:
-        found = by_turns(
+        found = time_alternately(
             {
                 "published": Program("restore", "published", *HD),
                 "published, version 0.1": Program("restore", "published", *HD, threads=cores, package=before),
@@ -65,7 +65,7 @@ def networks(rounds: int) -> dict[str, Any]:
             },
             rounds,
         )
-    found |= by_turns(
+    found |= time_alternately(
         {"published, whole map": Program("whole", "published", *HD), "published, plain port": Program("plain", *HD)}, 2
     )
     seconds = {name: entry["seconds"] for name, entry in found.items()}
@@ -74,34 +74,34 @@ def networks(rounds: int) -> dict[str, Any]:
 
 
 def experts(rounds: int) -> dict[str, float]:
-    """720p with every layer on one expert."""
-    found = by_turns({str(expert): Program("forced", "published", *HD, expert) for expert in range(4)}, rounds)
+    """Time 720p with every layer on one expert."""
+    found = time_alternately({str(expert): Program("forced", "published", *HD, expert) for expert in range(4)}, rounds)
     return {name: entry["seconds"] for name, entry in found.items()}
 
 
 def sizes(network: str, rounds: int) -> dict[str, dict[str, Any]]:
-    """From small pictures to large ones."""
+    """Time pictures of increasing size."""
     small = {name: size for name, size in SIZES.items() if size[0] * size[1] < 4e6}
-    found = by_turns({name: Program("restore", network, *size) for name, size in small.items()}, rounds)
-    for name in SIZES.keys() - small.keys():  # alone, because of their memory
-        found |= by_turns({name: Program("restore", network, *SIZES[name])}, 1)
+    found = time_alternately({name: Program("restore", network, *size) for name, size in small.items()}, rounds)
+    for name in SIZES.keys() - small.keys():  # one at a time, because they need much memory
+        found |= time_alternately({name: Program("restore", network, *SIZES[name])}, 1)
     return {name: {**found[name], "pixels": height * width} for name, (height, width) in SIZES.items()}
 
 
 def beside(rounds: int) -> dict[str, float]:
-    """720p on an idle machine, beside as many busy loops as cores, and beside as many busy programs of all threads."""
+    """Time 720p on an idle machine, beside one busy loop per core, and beside one multithreaded program per core."""
     cores = available_cores()
     found = {}
     for name, busy in {"idle": None, "loops": "busy", "torch": "busy_torch"}.items():
         with neighbours(busy or "", cores if busy else 0):
-            found[name] = by_turns({name: Program("restore", "published", *HD)}, rounds)[name]["seconds"]
+            found[name] = time_alternately({name: Program("restore", "published", *HD)}, rounds)[name]["seconds"]
     return found
 
 
 def training(rounds: int) -> dict[str, float]:
-    """Samples of 128×128 a second: the plain form in one process, and the present one in a process per core."""
+    """Return training samples (128×128) per second: the plain form, this version, and one process per core."""
     cores, batch = available_cores(), 8
-    found = by_turns(
+    found = time_alternately(
         {
             "plain": Program("step", "plain", batch, threads=cores),
             "one process": Program("step", "present", batch, threads=cores),
@@ -113,7 +113,7 @@ def training(rounds: int) -> dict[str, float]:
 
 
 def start_up(rounds: int) -> dict[str, float]:
-    """Seconds of the whole command on a picture of 64×64, alternately with this version and version 0.1."""
+    """Time the complete command on a 64×64 picture, alternately with this version and version 0.1."""
     with tempfile.TemporaryDirectory() as folder, checkout(BEFORE) as before:
         source = Path(folder) / "small.png"
         cv2.imwrite(str(source), cv2.imread(str(sample_photograph("astronaut.png")))[:64, :64])
@@ -128,7 +128,7 @@ def start_up(rounds: int) -> dict[str, float]:
 
 
 def processor() -> str:
-    """Its name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -137,49 +137,51 @@ def processor() -> str:
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """The report to read."""
+    """Yield the report's tables."""
     times = report["720p"]
 
     def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", box=box.MARKDOWN)
-        made.add_column(columns[0], no_wrap=True)
+        empty = Table(title=title, title_justify="left", box=box.MARKDOWN)
+        empty.add_column(columns[0], no_wrap=True)
         for column in columns[1:]:
-            made.add_column(column, justify="right", no_wrap=True)
-        return made
+            empty.add_column(column, justify="right", no_wrap=True)
+        return empty
 
-    one = table("Restoring 1280×720, from 8 bits to 8 bits", "", "seconds", "× bound")
+    restoring = table("Restoring 1280×720, from 8 bits to 8 bits", "", "seconds", "× bound")
     for name, seconds in times.items():
-        one.add_row(name, f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
+        restoring.add_row(name, f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
     for name, seconds in report["experts"].items():
-        one.add_row(f"published, every layer on expert {name}", f"{seconds:.2f}", f"{seconds / times['bound']:.2f}")
-    yield one
-    two = table("Sizes", "", "µs a pixel: published", "second", "resident MB: published", "second")
+        restoring.add_row(
+            f"published, every layer on expert {name}", f"{seconds:.2f}", f"{seconds / times['bound']:.2f}"
+        )
+    yield restoring
+    by_size = table("Sizes", "", "µs per pixel: published", "second", "resident MB: published", "second")
     for name in SIZES:
         cells = [report["sizes"][network][name] for network in ("published", "second")]
-        two.add_row(
+        by_size.add_row(
             name,
             *(f"{cell['seconds'] / cell['pixels'] * 1e6:.2f}" for cell in cells),
             *(f"{cell['resident'] / 1e6:.0f}" for cell in cells),
         )
-    yield two
-    three = table("Ratios", "", "")
+    yield by_size
+    comparisons = table("Ratios", "", "")
     for name, ratio in report["ratios"].items():
-        three.add_row(name, f"{ratio:.2f}")
-    yield three
-    four = table("The rest", "", "")
+        comparisons.add_row(name, f"{ratio:.2f}")
+    yield comparisons
+    others = table("Other results", "", "")
     for name, size in report["live"].items():
-        four.add_row(f"live at 720p, {name}", f"{size / 1e6:.0f} MB")
+        others.add_row(f"live at 720p, {name}", f"{size / 1e6:.0f} MB")
     for name, difference in report["differences"].items():
-        four.add_row(f"largest difference, {name}", f"{difference:.1e}")
+        others.add_row(f"largest difference, {name}", f"{difference:.1e}")
     for name, rate in report["training"].items():
-        four.add_row(f"training, 128×128 a second, {name}", f"{rate:.1f}")
+        others.add_row(f"training, 128×128 per second, {name}", f"{rate:.1f}")
     for name, seconds in report["start-up"].items():
-        four.add_row(f"`moceir restore` of 64×64, {name}", f"{seconds:.1f} s")
-    yield four
+        others.add_row(f"`moceir restore` of 64×64, {name}", f"{seconds:.1f} s")
+    yield others
 
 
 def ratios(report: dict[str, Any]) -> dict[str, float]:
-    """What can be compared between machines."""
+    """Return the ratios, which are comparable between machines."""
     times, rates, neighbour = report["720p"], report["training"], report["beside"]
     start = report["start-up"]
     found = {
@@ -202,10 +204,10 @@ def ratios(report: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, append."""
+    """Measure, print the tables, and append to the history."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed; the least counts")
-    parser.add_argument("--note", default="", help="goes with the line, as on what else ran")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each program; the fastest counts")
+    parser.add_argument("--note", default="", help="text for the history, for example what else ran")
     options = parser.parse_args()
     rounds = options.rounds
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
@@ -220,8 +222,8 @@ def main() -> None:
         "experts": experts(rounds),
         "sizes": {network: sizes(network, rounds) for network in ("published", "second")},
         "beside": beside(rounds),
-        "live": {network: once("live", network, *HD)["live"] for network in ("published", "second")},
-        "differences": once("differences"),
+        "live": {network: run_once("live", network, *HD)["live"] for network in ("published", "second")},
+        "differences": run_once("differences"),
         "training": training(rounds),
         "start-up": start_up(rounds),
     }

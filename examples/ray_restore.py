@@ -18,15 +18,15 @@ from moceir.pictures.picture import PictureError
 
 
 class Restore:
-    """One network in each actor; a row is a picture."""
+    """Restores the picture of a row; each actor has its own network."""
 
     def __init__(self) -> None:
         self.restorer = Restorer(load_pretrained(), threads=1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         source, target = Path(row["source"]), Path(row["target"])
-        if target.exists():  # written whole or not at all
-            return {**row, "report": "was there"}
+        if target.exists():  # moceir writes files completely or not at all
+            return {**row, "report": "already existed"}
         try:
             return {**row, "report": json.dumps(self.restorer.restore_file(source, target)._asdict())}
         except PictureError as error:
@@ -34,7 +34,7 @@ class Restore:
 
 
 def main() -> None:
-    """Restore, and leave what became of each picture as Parquet files beside the results."""
+    """Restore, and write a report on each picture to Parquet files beside the results."""
     names, output, actors = sys.argv[1], Path(sys.argv[2]).absolute(), int((sys.argv[3:] or ["2"])[0])
     jobs = plan([f"@{names}"], output).jobs
     rows = [{"source": str(job.source.absolute()), "target": str(job.target)} for job in jobs]

@@ -1,4 +1,4 @@
-"""A page of reference for each room of the package, made from its docstrings."""
+"""Generates a reference page for each part of the package from its docstrings."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).resolve().parents[2] / "moceir"
-ROOMS = (
+PARTS = (
     *("networks", "engine", "inference", "pictures", "data", "losses", "training", "export", "serve"),
     *("inspection", "complexity", "hub", "catalogues", "integrations"),
 )
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages."""
+    """Add the reference pages."""
     text = "# moceir\n\n::: moceir\n    options: {show_root_heading: false, show_submodules: false}\n"
     files.append(File.generated(config, "api/moceir.md", content=text))
-    for room in ROOMS:
-        modules = [f"moceir.{room}"]
-        modules += [f"moceir.{room}.{path.stem}" for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
-        text = f"# moceir.{room}\n\n" + "\n".join(
+    for part in PARTS:
+        modules = [f"moceir.{part}"]
+        modules += [f"moceir.{part}.{path.stem}" for path in sorted((PACKAGE / part).glob("[!_]*.py"))]
+        text = f"# moceir.{part}\n\n" + "\n".join(
             f"::: {module}\n    options: {{show_submodules: false}}\n" for module in modules
         )
-        files.append(File.generated(config, f"api/{room}.md", content=text))
+        files.append(File.generated(config, f"api/{part}.md", content=text))
     return files

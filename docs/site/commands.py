@@ -1,4 +1,4 @@
-"""The page of commands, made from what ``--help`` says."""
+"""Generates the page of commands from their ``--help`` texts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 import typer
 from mkdocs.structure.files import File, Files
 
-with warnings.catch_warnings(action="ignore"):  # of packages that it imports
+with warnings.catch_warnings(action="ignore"):  # from imported packages
     from moceir.cli.main import app
 
 INTRODUCTION = """# Commands
 
-Every command and option, as `moceir COMMAND --help` shows them. `moceir train` takes
-[Hydra's overrides](configuration.md) instead. A bad input ends a command with one line that names it, and status 2.
+This page lists every command and option, as `moceir COMMAND --help` shows them. `moceir train` takes
+[Hydra's overrides](configuration.md) instead. On bad input, a command prints one line that names it and exits with
+status 2.
 """
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the page."""
+    """Add the page of commands."""
     text = "\n\n".join([INTRODUCTION, *_sections("moceir", typer.main.get_command(app))])
     files.append(File.generated(config, "commands.md", content=text))
     return files
@@ -28,8 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _sections(name: str, command: Any) -> Iterator[str]:
     if hasattr(command, "commands"):
-        for word, inner in sorted(command.commands.items()):
-            yield from _sections(f"{name} {word}", inner)
+        for subname, subcommand in sorted(command.commands.items()):
+            yield from _sections(f"{name} {subname}", subcommand)
         return
     yield f"## {name}"
     yield (command.help or "").strip()

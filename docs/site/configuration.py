@@ -1,7 +1,7 @@
-"""The reference of the configuration, made from ``conf/``: every file, every key, its value and what it means.
+"""Generates the configuration reference from ``conf/``: every file, every key, its value, and its description.
 
-What a key means is the comment beside or above it; without one, what the docstring of the object says that
-the key is an argument of; without that, what another file says of the same key.
+The description of a key is the comment beside or above it. Without a comment, it comes from the docstring of the object
+that takes the key as an argument; otherwise, from another file that describes the same key.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ CONF = ROOT / "conf"
 PACKAGE = re.compile(r"^# @package (\S+)$", re.MULTILINE)
 DESCRIBING = (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes)
 LONG = 60
-"""Characters of a value that a table's cell takes."""
+"""Longest value, in characters, that a table cell shows."""
 
 
 class Key(NamedTuple):
-    """One setting."""
+    """A setting."""
 
     name: str
-    """As on the command line."""
+    """The key as written on the command line."""
     value: str
-    """As written."""
-    meaning: str
+    """The value as written in the file."""
+    description: str
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Put the reference behind ``conf/README.md``."""
+    """Append the reference to ``conf/README.md``."""
     page = files.get_file_from_path("configuration.md")
-    assert page is not None, "pages.py adds it"
+    assert page is not None, "pages.py adds this page"
     files.remove(page)
     files.append(File.generated(config, "configuration.md", content=page.content_string + "\n" + reference()))
     return files
 
 
 def reference() -> str:
-    """All of ``conf/`` as Markdown."""
+    """Return the reference for all of ``conf/`` as Markdown."""
     parts = ["## Every key", *_section(CONF / "train.yaml"), *_section(CONF / "predict.yaml")]
     group = ""
     for path in sorted(CONF.rglob("*/*.yaml"), key=lambda path: (path.parent.as_posix(), path.stem)):
@@ -56,18 +56,18 @@ def reference() -> str:
 
 
 @cache
-def meanings() -> dict[str, str]:
-    """What the files say of each key, the first that says something."""
-    said: dict[str, str] = {}
+def descriptions() -> dict[str, str]:
+    """Return a description for each key, from the first file that has one."""
+    found: dict[str, str] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         for key in read(path)[1]:
-            if key.meaning:
-                said.setdefault(key.name, key.meaning)
-    return said
+            if key.description:
+                found.setdefault(key.name, key.description)
+    return found
 
 
 def read(path: Path) -> tuple[str, list[Key]]:
-    """What a file says of itself, and its keys."""
+    """Return a file's introductory comment and its keys."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     first = next((number for number, line in enumerate(lines) if line and not line.startswith("#")), 0)
@@ -83,23 +83,23 @@ def _prefix(path: Path, text: str) -> str:
 
 
 def _keys(node: Any, lines: list[str], prefix: str, inherited: str, first: int) -> Iterator[Key]:
-    words = {name.value: value for name, value in node.value}
-    target = words["_target_"].value if "_target_" in words else _targets().get(prefix, "")
+    entries = {name.value: value for name, value in node.value}
+    target = entries["_target_"].value if "_target_" in entries else _targets().get(prefix, "")
     arguments = _arguments(target)
     for name, value in node.value:
         if name.value in ("defaults", "_convert_", "_partial_"):
             continue
-        meaning = _comment(lines, name, value, first) or arguments.get(name.value, "") or inherited
+        description = _comment(lines, name, value, first) or arguments.get(name.value, "") or inherited
         if name.value == "_target_":
-            meaning = "What is built."
+            description = "Class or function that Hydra instantiates."
         if isinstance(value, yaml.MappingNode) and value.value and not value.flow_style:
-            yield from _keys(value, lines, f"{prefix}{name.value}.", meaning, first)
+            yield from _keys(value, lines, f"{prefix}{name.value}.", description, first)
         else:
-            yield Key(prefix + name.value, _source(lines, value), meaning)
+            yield Key(prefix + name.value, _source(lines, value), description)
 
 
 def _comment(lines: list[str], name: Any, value: Any, first: int) -> str:
-    if value.start_mark.line > name.start_mark.line:  # what follows is below
+    if value.start_mark.line > name.start_mark.line:  # the value starts on a later line
         beside = lines[name.start_mark.line][name.end_mark.column + 1 :].strip()
     else:
         beside = lines[value.start_mark.line][_end(value, lines) :].strip()
@@ -114,7 +114,7 @@ def _comment(lines: list[str], name: Any, value: Any, first: int) -> str:
 
 
 def _end(value: Any, lines: list[str]) -> int:
-    """Where a value that begins and ends in one line ends; else the end of the line."""
+    """Return the column where a single-line value ends, or the end of the line for longer values."""
     mark = value.end_mark
     return mark.column if mark.line == value.start_mark.line else len(lines[value.start_mark.line])
 
@@ -129,20 +129,20 @@ def _source(lines: list[str], value: Any) -> str:
 
 @cache
 def _targets() -> dict[str, str]:
-    """What is built below a key, for files that set some of its arguments only."""
+    """Return key -> target class or function, for files that set only some of its arguments."""
     found: dict[str, str] = {}
 
-    def look(node: Any, prefix: str) -> None:
+    def collect(node: Any, prefix: str) -> None:
         for name, value in node.value:
             if name.value == "_target_":
                 found.setdefault(prefix, value.value)
             elif isinstance(value, yaml.MappingNode):
-                look(value, f"{prefix}{name.value}.")
+                collect(value, f"{prefix}{name.value}.")
 
     for path in sorted(CONF.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         if node := yaml.compose(text):
-            look(node, _prefix(path, text))
+            collect(node, _prefix(path, text))
     return found
 
 
@@ -153,22 +153,22 @@ def _package(name: str) -> Any:
 
 @cache
 def _arguments(target: str) -> dict[str, str]:
-    """What the docstrings of an object of ours, and of what it inherits from, say of its arguments."""
+    """Return the argument descriptions in the docstrings of one of our objects and of its base classes."""
     package, _, path = target.partition(".")
     if package not in ("moceir", "hydra_plugins"):
         return {}
     found = _package(package)[path]
     found = found.final_target if found.is_alias else found
-    said: dict[str, str] = {}
+    described: dict[str, str] = {}
     for owner in [found, *(found.mro() if found.is_class else [])]:
-        for place in (owner, owner.members.get("__init__")):
-            sections = place.docstring.parse("google", warnings=False) if place and place.docstring else []
+        for source in (owner, owner.members.get("__init__")):
+            sections = source.docstring.parse("google", warnings=False) if source and source.docstring else []
             for section in sections:
                 if section.kind in DESCRIBING:
-                    for one in section.value:
-                        for name in one.name.split(","):
-                            said.setdefault(name.strip(), " ".join(one.description.split()))
-    return said
+                    for entry in section.value:
+                        for name in entry.name.split(","):
+                            described.setdefault(name.strip(), " ".join(entry.description.split()))
+    return described
 
 
 def _section(path: Path) -> Iterator[str]:
@@ -180,7 +180,7 @@ def _section(path: Path) -> Iterator[str]:
     if keys:
         rows = ["| key | value | |", "| --- | --- | --- |"]
         rows += [
-            f"| `{key.name}` | {_code(key.value)} | {_cell(key.meaning or meanings().get(key.name, ''))} |"
+            f"| `{key.name}` | {_code(key.value)} | {_cell(key.description or descriptions().get(key.name, ''))} |"
             for key in keys
         ]
         yield "\n".join(rows)

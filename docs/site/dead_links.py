@@ -1,4 +1,4 @@
-"""After the build: every link of the site leads to a file of it, and to a place in that file."""
+"""Checks after the build that every link within the site leads to an existing file and anchor."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-log = logging.getLogger("mkdocs.hooks.dead_links")  # whose warnings --strict counts
+log = logging.getLogger("mkdocs.hooks.dead_links")  # --strict counts its warnings
 HOST = "site.invalid"
 
 
 class Page(HTMLParser):
-    """Links and anchors of a page of HTML."""
+    """The links and anchors of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -30,23 +30,25 @@ class Page(HTMLParser):
 
 
 def on_post_build(config: Any) -> None:
-    """Warn of each dead link, and say how many were followed."""
+    """Log a warning for each dead link, and the number of links that were checked."""
     folder = Path(config.site_dir)
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html") if path.name != "404.html"}
-    followed = 0
+    checked = 0
     for path, page in pages.items():
         base = f"https://{HOST}/{path.relative_to(folder).as_posix()}"
         for link in page.links:
             parts = urlsplit(urljoin(base, link))
             if parts.netloc != HOST or parts.scheme != "https":
                 continue
-            followed += 1
+            checked += 1
             target = folder / unquote(parts.path).lstrip("/")
             if target.is_dir():
                 target /= "index.html"
             anchor = unquote(parts.fragment)
             if not target.is_file():
-                log.warning("%s: %s leads nowhere", path.relative_to(folder), link)
+                log.warning("%s: the target of link %s does not exist", path.relative_to(folder), link)
             elif anchor and target in pages and anchor not in pages[target].anchors:
-                log.warning("%s: %s: %s has no such place", path.relative_to(folder), link, target.relative_to(folder))
-    log.info("%d pages, %d links inside the site followed", len(pages), followed)
+                log.warning(
+                    "%s: link %s: %s has no such anchor", path.relative_to(folder), link, target.relative_to(folder)
+                )
+    log.info("%d pages, %d links within the site checked", len(pages), checked)

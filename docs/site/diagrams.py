@@ -1,6 +1,6 @@
-"""Diagrams: Mermaid's blocks are shown as pictures that were drawn once, so the site needs no script from elsewhere.
+"""Replaces Mermaid blocks with pictures drawn beforehand, so that the site needs no script from another host.
 
-A picture's name is a hash of its block. A block without a picture ends the build; draw it with Mermaid in Chromium::
+The name of a picture is a hash of its block. If a block has no picture, the build fails. To draw it in Chromium, run::
 
     npm pack mermaid && tar xf mermaid-*.tgz package/dist/mermaid.min.js
     python docs/site/diagrams.py package/dist/mermaid.min.js
@@ -21,12 +21,12 @@ CHROMIUM = "/usr/bin/chromium"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Replace the blocks by pictures."""
+    """Replace the blocks with pictures."""
 
     def show(match: re.Match[str]) -> str:
         picture = _picture(match[1])
         if not (DOCS / picture).is_file():
-            raise ValueError(f"{page.file.src_uri}: a diagram was changed; draw it again as {__file__} says")
+            raise ValueError(f"{page.file.src_uri}: a diagram has changed; to draw it again, see {__file__}")
         path = posixpath.relpath(picture, posixpath.dirname(page.file.src_uri) or ".")
         return f"![diagram]({path}){{.diagram}}"
 
@@ -38,7 +38,7 @@ def _picture(block: str) -> str:
 
 
 def draw(mermaid: Path) -> None:
-    """Draw every block of ``docs/``, and remove pictures of blocks that are gone."""
+    """Draw every block in ``docs/``, and remove all earlier pictures."""
     from playwright.sync_api import sync_playwright
 
     blocks = [block for page in sorted(DOCS.rglob("*.md")) for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
@@ -47,7 +47,7 @@ def draw(mermaid: Path) -> None:
     with sync_playwright() as playwright:
         page = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
         page.add_script_tag(path=mermaid)
-        # Without foreign HTML inside, which a picture may not have.
+        # Disable HTML labels, because a picture must not contain HTML.
         page.evaluate("mermaid.initialize({startOnLoad: false, htmlLabels: false, flowchart: {htmlLabels: false}})")
         for number, block in enumerate(blocks):
             svg = page.evaluate("([id, text]) => mermaid.render(id, text).then(r => r.svg)", [f"d{number}", block])

@@ -1,4 +1,4 @@
-"""Formulas: LaTeX between dollars becomes MathML, which browsers show without a script."""
+"""Converts LaTeX between dollar signs to MathML, which browsers show without a script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INLINE = re.compile(r"(?<![$\\])\$([^$\n]+(?:\n[^$\n]+)?)\$(?!\$)")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Replace formulas; equation *n* gets the anchor ``eq-n``."""
+    """Replace the formulas, and give equation *n* the anchor ``eq-n``."""
     if "$$" not in markdown:
         return markdown
     return outside_code(markdown, lambda text: INLINE.sub(_inline, DISPLAYED.sub(_displayed, text)))

@@ -1,7 +1,8 @@
-"""Pages that lie outside ``docs/``, and links that lead there.
+"""Adds pages for files outside ``docs/``, and adapts links to them.
 
-The README, the model card, notebooks and others become pages of the site. A link to a module of the package leads to
-its reference, and a link to any other file to a page that shows it. So what works in a checkout works on the site, too.
+The README, the model cards, the notebooks, and others become pages of the site. A link to a module of the package leads
+to its reference, and a link to any other file leads to a page that shows it. Links that work in a checkout therefore
+also work on the site.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from api import ROOMS
+from api import PARTS
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ CODE = re.compile(r"^(?P<fence>```+).*?^(?P=fence)$|(?P<tick>`+)[^`].*?(?P=tick)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages, and a page for each file of the repository that a page has a link to."""
+    """Add the pages, and a page for every other file of the repository that a page links to."""
     for origin, uri in PAGES.items():
         files.append(File.generated(config, uri, content=_content(ROOT / origin)))
     sources = {
@@ -52,25 +53,25 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Let links of the repository lead to pages of the site."""
+    """Rewrite links to files of the repository as links to pages of the site."""
     origin = _origin(page.file.src_uri)
     if origin is None:
         return markdown
 
-    def lead(match: re.Match[str]) -> str:
+    def rewrite(match: re.Match[str]) -> str:
         before, link, anchor, after = match.groups(default="")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
         uri, _, below = _target(path).partition("#")
-        if uri.startswith("api/"):  # a name in a module: routing.py#Router
+        if uri.startswith("api/"):  # the anchor names an object of the module: routing.py#Router
             below, anchor = ".".join([below, *anchor.lstrip("#").split(".")]).rstrip("."), ""
         relative = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
         return f"{before}{relative}{anchor or (below and '#' + below)}{after}"
 
-    return outside_code(markdown, lambda text: LINK.sub(lead, text))
+    return outside_code(markdown, lambda text: LINK.sub(rewrite, text))
 
 
 def outside_code(markdown: str, change: Any) -> str:
-    """Change a text of Markdown, but neither fenced code nor code in lines."""
+    """Apply a function to Markdown text outside fenced code and inline code."""
     parts, position = [], 0
     for match in CODE.finditer(markdown):
         parts += [change(markdown[position : match.start()]), match[0]]
@@ -79,14 +80,14 @@ def outside_code(markdown: str, change: Any) -> str:
 
 
 def _origin(uri: str) -> str | None:
-    """Where a page comes from in the repository; None of one that is made."""
+    """Return the path of a page's source in the repository; None for a generated page."""
     if uri in ORIGINS:
         return ORIGINS[uri]
     return f"docs/{uri}" if (ROOT / "docs" / uri).is_file() else None
 
 
 def _target(path: str) -> str:
-    """The page, or file of the site, that shows a path of the repository."""
+    """Return the page or file of the site that shows a path of the repository, with an anchor."""
     if path in PAGES:
         return PAGES[path]
     if path.startswith("docs/"):
@@ -96,7 +97,7 @@ def _target(path: str) -> str:
     if (
         path.startswith("moceir/")
         and path.endswith(".py")
-        and (names := path.removesuffix(".py").split("/"))[1] in ROOMS
+        and (names := path.removesuffix(".py").split("/"))[1] in PARTS
     ):
         return f"api/{names[1]}.md#{'.'.join(names)}"
     return f"source/{path}.md" if (ROOT / path).is_file() else path

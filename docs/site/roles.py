@@ -1,4 +1,4 @@
-"""Docstrings of ours for mkdocstrings: roles such as ``:class:`` become code."""
+"""Converts roles such as ``:class:`` in docstrings to code, for mkdocstrings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?([^`]+)`")
 
 
 class Roles(griffe.Extension):
-    """Replaces ``:class:`X``` by ```X```."""
+    """Replaces ``:class:`X``` with ```X```."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:

@@ -4,7 +4,7 @@
 //     make
 //     ./restore model.xml noisy.ppm restored.ppm
 //
-// It reads and writes binary PPM (P6, 8 bits), which needs no library; ImageMagick and Pillow convert to and from it.
+// It reads and writes binary PPM (P6, 8 bits), which needs no library. ImageMagick and Pillow convert to and from PPM.
 
 #include <openvino/openvino.hpp>
 
@@ -30,11 +30,11 @@ Picture read_ppm(const std::string& path) {
     file >> kind >> width >> height >> white;
     file.get();
     if (!file || kind != "P6" || white != 255 || !width || !height)
-        throw std::runtime_error(path + ": not a binary PPM of 8 bits without comments");
+        throw std::runtime_error(path + ": not an 8-bit binary PPM without comments");
     Picture picture{height, width, std::vector<std::uint8_t>(height * width * 3)};
     file.read(reinterpret_cast<char*>(picture.pixels.data()), static_cast<std::streamsize>(picture.pixels.size()));
     if (!file)
-        throw std::runtime_error(path + ": ends too early");
+        throw std::runtime_error(path + ": the file is truncated");
     return picture;
 }
 
@@ -44,7 +44,7 @@ void write_ppm(const std::string& path, const Picture& picture) {
     file.write(reinterpret_cast<const char*>(picture.pixels.data()),
                static_cast<std::streamsize>(picture.pixels.size()));
     if (!file)
-        throw std::runtime_error(path + ": cannot be written");
+        throw std::runtime_error(path + ": cannot write the file");
 }
 
 int main(int count, char** arguments) try {

@@ -66,11 +66,11 @@ class Map:
         for index in range(self.rows.strip(top), self.rows.strip(bottom - 1) + 1):
             strip, start = self.strips[index], index * self.rows.size
             if strip is None:
-                raise ValueError(f"row {start} was let go")
+                raise ValueError(f"the strip at row {start} has been released")
             pieces.append(strip[:, :, max(0, top - start) : bottom - start])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
-    def let_go(self, top: int) -> None:
+    def release(self, top: int) -> None:
         """Release the strips that lie above a row."""
         for index in range(min(len(self.strips), self.rows.strip(max(0, top)))):
             self.strips[index] = None

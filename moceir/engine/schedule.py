@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(self, network: UNet, *, device: str = "cpu", threads: int | None = None) -> None:
         if threads is not None and threads < 1:
-            raise ValueError(f"threads={threads}: give at least 1, or None for the cores that there are")
+            raise ValueError(f"threads={threads}: give at least 1, or None to use all available cores")
         self.network = move(folded(network).float(), device)
         self.device = next(self.network.parameters()).device
         self.workers = Workers((available_cores() if threads is None else threads) if self.device.type == "cpu" else 1)
@@ -210,7 +210,7 @@ class Engine:
             new.strips.append(strip)
             done = len(new.strips) * rows.size
             for old, scale, reach in release:
-                old.let_go(int(done * scale) - reach)
+                old.release(int(done * scale) - reach)
         if lean:
             give_freed_memory_back()
         return new
@@ -223,7 +223,7 @@ class Engine:
         ``twice``: instead of keeping what the block stores from pass to pass, compute it a second time.
         """
         if not isinstance(block, Block):
-            raise ValueError(f"{type(block).__name__} is no block")
+            raise ValueError(f"{type(block).__name__} is not a Block")
         rows = current.rows
         known: list[Any] = []
         kept: Map | None = None
@@ -300,7 +300,7 @@ class Engine:
             return bottom
 
         for bottom in self.workers.map(finish, current.rows):
-            current.let_go(bottom - _reach(module))
+            current.release(bottom - _reach(module))
 
 
 def _reach(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Builds a graph of ONNX operators: names, constants, and branches, without nodes that nothing needs."""
+"""Builds a graph of ONNX operators with names, constants, and branches, and without unused nodes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-#: Newer ones have operators that ONNX Runtime refuses within branches.
+#: Later versions have operators that ONNX Runtime rejects within branches.
 OPSET = 18
 
-#: An operator that stands for one there is none for; only where its result is needed is that an error.
+#: Placeholder for an unsupported operation; it causes an error only if the graph needs its result.
 UNKNOWN = "Unknown"
 
 
 class Graph:
-    """Operators in the order they run; a branch reads its parent's values.
+    """A list of operators in execution order; a branch can read its parent's values.
 
     Args:
-        parent: of which this is a branch; None for the whole graph.
+        parent: graph that contains this branch; None for the whole graph.
     """
 
     def __init__(self, parent: Graph | None = None) -> None:
@@ -36,7 +36,7 @@ class Graph:
         return self._find(key) or self._add(key, operator, inputs, outputs, attributes)
 
     def emit_branches(self, condition: str, branches: Sequence[Graph], kept: Sequence[str]) -> str:
-        """Return the name of a choice: ``kept`` of the first branch if a condition holds, else of the second."""
+        """Return the name of ``kept`` from the first branch if the condition holds, else from the second."""
         graphs = {
             name: branch.proto(name, [], [helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None)])
             for name, branch, result in zip(("then_branch", "else_branch"), branches, kept, strict=True)
@@ -64,7 +64,7 @@ class Graph:
         """Return the model's graph, with only the operators that the outputs need.
 
         Raises:
-            ValueError: when that has an operation that ONNX has no operator for, or this package knows none.
+            ValueError: when the outputs need an operation that this package cannot translate to ONNX.
         """
         needed = {output.name for output in outputs}
         nodes = []
@@ -106,7 +106,7 @@ class Graph:
 
 
 def _outer(graph: onnx.GraphProto) -> set[str]:
-    """Return the names that a branch takes from the graph around it."""
+    """Return the names that a branch reads from the enclosing graph."""
     used = {output.name for output in graph.output}
     own = {constant.name for constant in graph.initializer}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Translates each of torch's functions that the networks use into ONNX operators."""
+"""Translates the torch functions that the networks use to ONNX operators."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Names = str | tuple[str, ...] | list[Any]
 Write = Callable[..., Names]
 
 OPERATIONS: dict[str, Write] = {}
-"""By the function's name: takes the recorder, the function's result in the first sample and its arguments, and gives
-the name of the result; a list of names for several, a pair for a complex one."""
+"""Name of a torch function -> its translation, which takes the recorder, the function's result in the first sample, and
+its arguments, and returns the name of the result (a list of names for several results, a pair for a complex one)."""
 
 
 def writes(*names: str) -> Callable[[Write], Write]:
-    """Register a function below as the translation of torch's functions."""
+    """Register the decorated function as the translation of these torch functions."""
 
     def add(write: Write) -> Write:
         OPERATIONS.update(dict.fromkeys(names, write))
@@ -234,18 +234,18 @@ def _copy(recorder: Recorder, result: Tensor, x: Any, *ignored: Any, **also: Any
 def _getitem(recorder: Recorder, result: Tensor, x: Any, index: Any) -> Names:
     items = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(one, Tensor) for one in items):
-        (chosen,) = items  # rows by number
+        (chosen,) = items  # row indices
         return recorder.emit("Gather", _x(recorder, x), recorder.name(chosen, torch.int64), axis=0)
     if Ellipsis in [one for one in items if not isinstance(one, (slice, Size))]:
         at = next(i for i, one in enumerate(items) if one is Ellipsis)
         missing = x.ndim - sum(one is not None and one is not Ellipsis for one in items)
         items[at : at + 1] = [slice(None)] * missing
-    gone: list[int] = []
+    dropped: list[int] = []
     new: list[int] = []
     name, axis = _x(recorder, x), 0
     for one in items:
         if one is None:
-            new.append(axis - len(gone) + len(new))
+            new.append(axis - len(dropped) + len(new))
             continue
         if isinstance(one, slice):
             start, stop = 0 if one.start is None else one.start, one.stop
@@ -258,10 +258,10 @@ def _getitem(recorder: Recorder, result: Tensor, x: Any, index: Any) -> Names:
             stop = one + 1 if one != -1 else np.iinfo(np.int64).max
             bounds = (recorder.integers([n]) for n in (one, stop, axis))
             name = recorder.emit("Slice", name, *bounds)
-            gone.append(axis)
+            dropped.append(axis)
         axis += 1
-    if gone:
-        name = recorder.emit("Squeeze", name, recorder.integers(gone))
+    if dropped:
+        name = recorder.emit("Squeeze", name, recorder.integers(dropped))
     return recorder.emit("Unsqueeze", name, recorder.integers(new)) if new else name
 
 
@@ -316,7 +316,7 @@ def _pixel_shuffle(recorder: Recorder, result: Tensor, x: Any, factor: int) -> N
 
 @writes("pixel_unshuffle")
 def _pixel_unshuffle(recorder: Recorder, result: Tensor, x: Any, factor: int) -> Names:
-    # ONNX has the places within a block outside, torch the channels.
+    # In ONNX, the position within a block is the outer index of a channel; in torch, the channel is.
     order = torch.arange(result.shape[1]).view(factor * factor, -1).T.flatten()
     blocks = recorder.emit("SpaceToDepth", _x(recorder, x), blocksize=factor)
     return recorder.emit("Gather", blocks, recorder.name(order, torch.int64), axis=1)
@@ -377,8 +377,8 @@ def _scatter(recorder: Recorder, result: Tensor, x: Any, dim: int, index: Any, v
     return recorder.emit("ScatterElements", _x(recorder, x), indices, updates, axis=dim)
 
 
-# Transforms, as products of matrices: not every runtime has them, and windows are small. Complex values are pairs, and
-# the axes that are transformed come last in them.
+# Fourier transforms are matrix products, because not every runtime supports transforms, and windows are small. Complex
+# values are pairs of tensors, in which the transformed axes come last.
 
 
 @writes("fft_rfft2")
@@ -399,7 +399,7 @@ def _rfft2(recorder: Recorder, result: Tensor, x: Any, s: Any = None, dim: Any =
 def _irfft2(recorder: Recorder, result: Tensor, x: Any, s: Any, dim: Any = (-2, -1)) -> Names:
     height, width = s
     columns = _waves(height).conj() / height
-    # Each stored frequency also represents its mirror image, so it counts twice.
+    # Each stored frequency also represents its conjugate, so it counts twice.
     share = np.full((width // 2 + 1, 1), 2.0)
     share[0] = 1
     if width % 2 == 0:

@@ -99,8 +99,8 @@ def measure(
     """Measure by how much a model is worse than another, task by task.
 
     Args:
-        model: in single precision.
-        other: what is to be measured.
+        model: the model in single precision.
+        other: the model to measure.
         samples: degraded and clean pictures, (1, 3, H, W) float32 in [0, 1], and the task.
     """
     runs = [_runner(one) for one in (model, other)]
@@ -127,5 +127,5 @@ def check(losses: Iterable[Loss], precision: str, most: float = MOST_LOST) -> No
     over = [f"{loss.task} {loss.lost:.3f} dB" for loss in losses if loss.lost > most]
     if over:
         raise ValueError(
-            f"{precision} loses more than {most:g} dB: {', '.join(over)}; keep float32, or say --max-loss to take it"
+            f"{precision} loses more than {most:g} dB: {', '.join(over)}; keep float32, or raise --max-loss"
         )

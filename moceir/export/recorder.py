@@ -2,7 +2,7 @@
 
 The recorder replaces torch's functions. Its tensors have no values, but they have a shape for each of several picture
 sizes. A number that is the same for all sizes becomes a constant of the graph; a number that differs is computed in the
-graph; a decision that differs is an error. Results that depend on weights alone are computed while recording.
+graph; a condition that differs raises an error. Results that depend on weights alone are computed while recording.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Size(int):
     samples: tuple[int, ...]
     name: str
     recorder: Recorder
-    __hash__ = None  # type: ignore[assignment]  # einops would keep what it found for equal numbers
+    __hash__ = None  # type: ignore[assignment]  # einops would cache its results for equal numbers
 
     def __add__(self, other: Any) -> Any:
         return self.recorder.arithmetic(operator.add, "Add", self, other)
@@ -51,7 +51,7 @@ class Size(int):
         return self.recorder.arithmetic(operator.mod, "Mod", self, other)
 
     def __floordiv__(self, other: Any) -> Any:
-        # Of a multiple, because ONNX's division rounds towards zero.
+        # Divide a multiple, because ONNX's division rounds towards zero.
         multiple = self - self % other
         return self.recorder.arithmetic(operator.floordiv, "Div", multiple, other)
 
@@ -82,7 +82,7 @@ class Size(int):
     def _decide(self, compare: Callable[[Any, Any], bool], other: Any) -> bool:
         decisions = {compare(one, sample(other, i)) for i, one in enumerate(self.samples)}
         if len(decisions) > 1:
-            raise ValueError("the network decides by the picture's size; export it for one size (--size 720x1280)")
+            raise ValueError("the network branches on the picture's size; export it for one size (--size 720x1280)")
         return decisions.pop()
 
 
@@ -92,10 +92,10 @@ class Traced(Tensor):
     samples: tuple[Tensor, ...]
     names: tuple[str, ...]
     recorder: Recorder
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # the recorder does it
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # the recorder handles it
 
     @property
-    def shape(self) -> Any:  # type: ignore[override]  # lengths that are no numbers yet
+    def shape(self) -> Any:  # type: ignore[override]  # some lengths are not numbers yet
         """The lengths: constants, or a :class:`Size` where a length varies."""
         return tuple(self.recorder.size_of(self, axis) for axis in range(self.samples[0].ndim))
 
@@ -116,15 +116,15 @@ class Traced(Tensor):
 
     def tolist(self) -> NoReturn:
         """Raise an error, because values are not known."""
-        raise ValueError("the network decides by values of a picture, which a graph cannot")
+        raise ValueError("the network branches on values of the picture, which a graph cannot do")
 
 
 class Recorder(TorchFunctionMode):
     """Records torch's functions of traced tensors while its ``with`` block runs.
 
     Args:
-        operations: by name of the function, what writes it into the graph.
-        count: samples.
+        operations: name of a torch function -> function that writes it to the graph.
+        count: number of samples.
     """
 
     def __init__(self, operations: dict[str, Callable[..., Any]], count: int) -> None:
@@ -144,7 +144,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def size(self, samples: Sequence[int], name: Callable[[], str]) -> int:
-        """Return a length; a name is made only if it is not a constant."""
+        """Return a length; ``name`` is called only if the length is not constant."""
         if len(set(samples)) == 1:
             return samples[0]
         result = Size(samples[0])
@@ -169,7 +169,7 @@ class Recorder(TorchFunctionMode):
         return names[0] if len(names) == 1 else self.emit("Concat", *names, axis=0)
 
     def name(self, value: Any, dtype: torch.dtype) -> str:
-        """Return the name of an operand, a tensor, a length, or a number, as this type."""
+        """Return the name of an operand (a tensor, a length, or a number) converted to this type."""
         if isinstance(value, Traced):
             return value.names[0] if value.dtype == dtype else self.cast(value.names[0], dtype)
         if isinstance(value, Size):
@@ -185,7 +185,7 @@ class Recorder(TorchFunctionMode):
         return self.graph.emit(operator, inputs, **attributes)[0]
 
     def choose(self, index: Tensor, choices: Sequence[Callable[[], Any]]) -> Traced:
-        """Return the result of the choice with a number, () int64; the others are not computed."""
+        """Return the result of the choice with this index, () int64; the graph computes no other choice."""
         outer = self.graph
         results = []
         branches = []
@@ -207,13 +207,15 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         results = []
         for i in range(self.count):
-            mine, named = tree_map(lambda one, i=i: _meta(sample(one, i)), (args, kwargs))
-            results.append(func(*mine, **named))
+            positional, named = tree_map(lambda one, i=i: _meta(sample(one, i)), (args, kwargs))
+            results.append(func(*positional, **named))
         name = func.__self__.__name__ if func.__name__ == "__get__" else func.__name__
         first, layout = tree_flatten(results[0])
         if not all(isinstance(one, Tensor) for one in first):
             if any(one != results[0] for one in results):
-                raise ValueError(f"the network decides by {name} of a picture of any size; export it for one size")
+                raise ValueError(
+                    f"the network branches on {name}, which depends on the picture's size; export it for one size"
+                )
             return results[0]
         operation = self.operations.get(name.strip("_"))
         if operation is None:
@@ -249,4 +251,4 @@ def _meta(value: Any) -> Any:
 
 
 TYPES = {torch.float32: 1, torch.int64: 7, torch.bool: 9, torch.float64: 11}
-"""ONNX's numbers for types."""
+"""torch type -> ONNX type number."""

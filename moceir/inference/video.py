@@ -90,7 +90,7 @@ def restore_video(
         What was done; experts and GMACs are those of the last shot.
 
     Raises:
-        PictureError: when the source is no readable video, or the target cannot be written.
+        PictureError: when the source is not a readable video, or the target cannot be written.
     """
     start = time.perf_counter()
     shots = _Shots(restorer, stop)

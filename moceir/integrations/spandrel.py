@@ -22,7 +22,7 @@ except ImportError as error:
 _MARKS = ("embed.weight", "frequency.mlp.0.weight", "decoder.0.0.moce.router.features.weight", "output.weight")
 
 
-class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]  # spandrel is no dependency
+class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]  # spandrel is not a dependency
     """Files of :func:`moceir.save_network` and the authors' checkpoints, of any configuration that shapes tell.
 
     What shapes do not tell is as published: one expert for a picture, and the sizes of windows. The budget is 30 GMACs.

@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from moceir.networks.strips import NO_HALO, Halo
 
-#: Up to so many numbers, PyTorch's own convolutions are faster than oneDNN's.
+#: For maps of at most this many numbers, PyTorch's own convolutions are faster than oneDNN's.
 SMALL = 20480
 
 

@@ -47,7 +47,7 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     Folders are made as needed. JPEG quality is 95, WebP is lossless.
 
     Raises:
-        PictureError: when the suffix is no format that can be written, or the file cannot be.
+        PictureError: when moceir cannot write the suffix's format or the file.
     """
     data, _ = encode([Picture(pixels=picture, depth=picture.dtype, bits=8)], path)
     try:

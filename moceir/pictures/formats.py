@@ -97,7 +97,7 @@ def missing(format: Format) -> str:
 
 
 def format_of(data: bytes, name: str = "") -> Format | None:
-    """Recognise a format from a file's content, not its name; None when it is no known picture.
+    """Recognise a format from a file's content, not its name; None when it is not a known picture.
 
     Only camera raw is recognised by name: many kinds look like a TIFF with a preview in it.
     """
@@ -159,7 +159,7 @@ def encode(pictures: Sequence[Picture], path: Path, *, quality: int | None = Non
         quality: 1 to 100, of JPEG, WebP and AVIF; None for 95 or, of WebP, no loss.
 
     Raises:
-        PictureError: when the suffix is no format, or the format cannot hold the pictures.
+        PictureError: when no format has the suffix, or the format cannot hold the pictures.
     """
     format = format_for(path)
     check_target(pictures, format, path)

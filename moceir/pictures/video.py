@@ -62,7 +62,7 @@ def rewrite(
         Height, width, and the number of frames.
 
     Raises:
-        PictureError: when PyAV is not installed, or the source is no readable video.
+        PictureError: when PyAV is not installed, or the source is not a readable video.
     """
     if not find_spec("av"):
         raise PictureError(remedy(f"{source}: video", "PyAV", "video"))
@@ -187,7 +187,7 @@ def _join(av: ModuleType, reader: Any, writer: Any, segments: Segments) -> None:
 
 
 def _decoding_times(segments: Segments) -> list[int]:
-    """Compute each frame's decoding time: it rises, across segments, too, and is no later than the frame is shown."""
+    """Compute each frame's decoding time, which rises across segments and never exceeds the frame's display time."""
     shown = np.array([pts for segment in segments.done for pts, _, _ in segment.packets])
     in_order = np.sort(shown)
     ahead = int((np.arange(len(shown)) - np.searchsorted(in_order, shown)).max())

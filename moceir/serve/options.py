@@ -15,10 +15,10 @@ class Number(NamedTuple):
     whole: bool = False
 
     def read(self, text: str) -> float | int:
-        """What a text says.
+        """Return the number that a text contains.
 
         Raises:
-            ValueError: when it is no such number.
+            ValueError: when the text is not such a number.
         """
         kind = "whole number" if self.whole else "number"
         expected = f"give a {kind} from {self.low:g} to {self.high:g}"
@@ -35,10 +35,10 @@ class Flag(NamedTuple):
     """A switch: on or off."""
 
     def read(self, text: str) -> bool:
-        """What a text says.
+        """Return whether a text switches the option on.
 
         Raises:
-            ValueError: when it is neither.
+            ValueError: when the text is not 0, 1, false, or true.
         """
         if text not in ("0", "1", "false", "true"):
             raise ValueError("give 0 or 1")

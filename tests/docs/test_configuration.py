@@ -19,18 +19,18 @@ def configuration(monkeypatch: pytest.MonkeyPatch) -> Any:
     return configuration
 
 
-def test_every_key_has_a_meaning_and_every_file_a_description(configuration: Any) -> None:
+def test_every_file_and_every_key_has_a_description(configuration: Any) -> None:
     for path in sorted(configuration.CONF.rglob("*.yaml")):
-        said, keys = configuration.read(path)
-        assert said, path
-        without = [key.name for key in keys if not (key.meaning or configuration.meanings().get(key.name))]
-        assert not without, f"{path}: put a comment beside {without}"
+        introduction, keys = configuration.read(path)
+        assert introduction, path
+        missing = [key.name for key in keys if not (key.description or configuration.descriptions().get(key.name))]
+        assert not missing, f"{path}: put a comment beside {missing}"
 
 
-def test_values_and_meanings_are_those_of_the_files(configuration: Any) -> None:
+def test_values_and_descriptions_are_those_of_the_files(configuration: Any) -> None:
     reference = configuration.reference()
     for row in (
-        "| `optimizer.weight_decay` | `0.01` | share of each weight that goes at each step, times the learning rate |",
+        "| `optimizer.weight_decay` | `0.01` | share of each weight to subtract per step, times the learning rate |",
         "| `data.crop` | `128` | side of the square crops in pixels. |",
         "| `network.num_experts` | `4` | n, 2 to 6. |",
     ):

@@ -66,4 +66,4 @@ def test_cpp(photograph: np.ndarray, tmp_path: Path) -> None:
     assert np.abs(expected.astype(int) - photograph).max() > 1
     (tmp_path / "noisy.ppm").write_bytes(b"P5 1 1 255 ")
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (run.returncode, "noisy.ppm: not a binary PPM" in run.stderr) == (1, True)
+    assert (run.returncode, "noisy.ppm: not an 8-bit binary PPM" in run.stderr) == (1, True)

@@ -208,7 +208,7 @@ def test_no_decision_of_one_size_gets_into_a_model_for_all() -> None:
 
     network = naf()
     network.embed = Deciding(3, 4, 3, padding=1)
-    with pytest.raises(ValueError, match="decides by the picture's size"):
+    with pytest.raises(ValueError, match="branches on the picture's size"):
         to_onnx(network)
     network.double()  # the model still stores existing parameters as float32
     assert difference(by_onnx(to_onnx(network, size=(20, 20))), network, pictures(1, 20, 20)) < 1e-5
