@@ -55,7 +55,7 @@ bench: $(READY) ## speed and memory of restoring and training, also into benchma
 bench-history: $(READY) ## plot how the ratios of benchmarks/history.jsonl went
 	$(BIN)/python benchmarks/history.py
 
-bench-peers: $(READY) ## beside a published denoiser: make bench-peers args="--pictures CBSD68 --cdncnn FILE"
+bench-peers: $(READY) ## beside other denoisers: make bench-peers args="CBSD68 --sigma 25"
 	$(BIN)/python benchmarks/peers.py $(args)
 
 bench-harmless: $(READY) ## what weights do to flat colours, drawings, text, clean and grey pictures

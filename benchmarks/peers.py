@@ -1,18 +1,23 @@
-"""`make bench-peers` compares the shipped network with the published blind colour DnCNN on the same noisy pictures.
+"""The shipped networks and other denoisers on the same pictures, in one run: `make bench-peers`.
 
-CDnCNN-B (Zhang et al., Beyond a Gaussian Denoiser, TIP 2017) predicts the noise with twenty 3×3 convolutions and ReLUs
-in between. Its file contains ``conv{0…19}.weight`` and ``.bias`` in torch's order, converted from the authors' model
-GD_Color_Blind.mat.
+- Non-local means is OpenCV's with its default strength.
+- CBM3D (Dabov et al., ICIP 2007; `pip install 'moceir[bench]'`) gets σ from scikit-image's estimate, so it is blind.
+- CDnCNN-B (Zhang et al., Beyond a Gaussian Denoiser, TIP 2017) is twenty 3×3 convolutions with ReLUs in between, which
+  predict the noise. Its file has ``conv{0…19}.weight`` and ``.bias`` in torch's order, converted from the authors'
+  model GD_Color_Blind.mat.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from statistics import mean
 
+import cv2
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -21,21 +26,44 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from skimage.restoration import estimate_sigma
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from moceir import load_pretrained
+from moceir import Restoration, load_pretrained
 from moceir.cli.options import load_sources
-from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise
-from moceir.data.mixture import find_sets
+from moceir.data.mixture import sets_to_measure
 from moceir.engine.allocator import keep_freed_memory
 from moceir.engine.schedule import Engine
+from moceir.extras import require
+from moceir.inference.evaluate import Score, evaluate
+from moceir.inference.weights import SHIPPED
+from moceir.networks.routes import RouteCosts
+
+
+class Timed:
+    """Restores pictures with a function or an engine, and measures how long that takes.
+
+    Args:
+        restore: maps (1, 3, H, W) in [0, 1] to the same, or is an engine.
+    """
+
+    route_costs = RouteCosts(0)
+
+    def __init__(self, restore: Callable[[Tensor], Tensor] | Engine) -> None:
+        self.restore = restore
+        self.seconds: list[float] = []
+
+    def restore_and_route(self, x: Tensor) -> Restoration:
+        """Restore a picture."""
+        start = time.perf_counter()
+        restored = self.restore.restore_and_route(x).restored if isinstance(self.restore, Engine) else self.restore(x)
+        self.seconds.append(time.perf_counter() - start)
+        return Restoration(restored)
 
 
 class DnCNN:
-    """Restores pictures, (B, 3, H, W) in [0, 1]."""
+    """Restores (B, 3, H, W) in [0, 1]."""
 
     def __init__(self, path: Path) -> None:
         weights = safetensors.torch.load_file(path)
@@ -52,61 +80,87 @@ class DnCNN:
         return x - noise
 
 
-def cost(run: Callable[[], object]) -> tuple[float, int]:
-    """Return the seconds of the fastest of five runs, and the peak increase of allocated bytes in another."""
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times), live_peak(run)
+def on_arrays(denoise: Callable[[np.ndarray], np.ndarray]) -> Callable[[Tensor], Tensor]:
+    """Make a function of tensors from a function of (H, W, 3) float32 arrays in [0, 1]."""
+
+    def restore(x: Tensor) -> Tensor:
+        array = denoise(x[0].permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).permute(2, 0, 1)[None]
+
+    return restore
+
+
+def non_local_means(picture: np.ndarray) -> np.ndarray:
+    """OpenCV's filter, which takes 8 bits."""
+    denoised = cv2.fastNlMeansDenoisingColored((picture.clip(0, 1) * 255).round().astype(np.uint8))
+    return denoised.astype(np.float32) / 255
+
+
+def cbm3d(picture: np.ndarray) -> np.ndarray:
+    """BM3D of colour pictures."""
+    import bm3d
+
+    return bm3d.bm3d_rgb(picture, max(estimate_sigma(picture, channel_axis=-1, average_sigmas=True), 1e-4))
 
 
 def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, required=True, help="a folder of clean pictures")
-    parser.add_argument("--cdncnn", type=Path, required=True, help="CDnCNN-B's weights")
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder of the pictures, as for moceir evaluate")
+    parser.add_argument("--data", default="photographs", help="as for moceir evaluate")
+    parser.add_argument("--sigma", type=float, action="append", default=[], help="noise for clean pictures")
+    parser.add_argument("--count", type=int, help="pictures of each dataset, evenly spaced; the default is all")
+    parser.add_argument("--cdncnn", type=Path, help="CDnCNN-B's weights")
+    parser.add_argument("--no-cbm3d", action="store_true", help="leave out the slowest method")
     options = parser.parse_args()
     keep_freed_memory()
-    engine, dncnn = Engine(load_pretrained()), DnCNN(options.cdncnn)
-    engine.mac_budget = 30.0
-    peers: dict[str, Callable[[Tensor], Tensor]] = {
-        "moceir, ≤ 30 G": lambda x: engine.restore_and_route(x).restored,
-        "CDnCNN-B": dncnn,
+    methods: dict[str, Timed] = {}
+    for name in SHIPPED:
+        engine = Engine(load_pretrained(name))
+        engine.mac_budget = None
+        methods[name] = Timed(engine)
+    methods["non-local means"] = Timed(on_arrays(non_local_means))
+    if not options.no_cbm3d:
+        require("this comparison", "bench", "bm3d")
+        methods["CBM3D"] = Timed(on_arrays(cbm3d))
+    if options.cdncnn is not None:
+        methods["CDnCNN-B"] = Timed(DnCNN(options.cdncnn))
+
+    sets = sets_to_measure(options.root, load_sources(options.data, []), allow_missing=False)
+    if options.count is not None:
+        sets = [one._replace(pairs=one.pairs[:: max(1, -(-len(one.pairs) // options.count))]) for one in sets]
+    noise: dict[str, Degradation] = {f"gaussian_{level:g}": GaussianNoise(sigmas=[level]) for level in options.sigma}
+    scores: dict[str, list[Score]] = {
+        name: list(track(evaluate(method, sets, noise), description=name, console=Console(stderr=True)))
+        for name, method in methods.items()
     }
+    print_table(methods, scores)
 
-    sources = load_sources("photographs", [])
-    found = find_sets(options.pictures, sources, allow_missing=False)["photographs"]
-    levels = (15, 25, 50)
-    noises: dict[str, Degradation] = {str(level): GaussianNoise(sigmas=[level]) for level in levels}
-    pictures = WholePictures(
-        sets=[PairSet("pictures", found.pairs, sources["photographs"].task)], degradations=noises, seed=0
-    )
-    scores: dict[tuple[str, str], list[float]] = {}
-    for index in track(range(len(pictures)), console=Console(stderr=True)):
-        sample = pictures[index]
-        for name, restore in peers.items():
-            restored = restore(sample.degraded[None]).clamp(0, 1)[0]
-            score = float(peak_signal_noise_ratio(restored, sample.clean, data_range=1.0))
-            scores.setdefault((name, sample.task), []).append(score)
 
-    title = f"{options.pictures.name}: blind PSNR in dB; costs of 1280×720"
+def print_table(methods: dict[str, Timed], scores: dict[str, list[Score]]) -> None:
+    """Print the mean PSNR of each task, and what each method costs."""
+    tasks = sorted({score.task for score in next(iter(scores.values()))})
+    count = len(next(iter(scores.values()))) // len(tasks)
+    title = f"{count} pictures, blind, PSNR in dB; seconds of a picture; tensors alive at 1280×720"
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    columns = ("", *(f"σ = {level}" for level in levels), "GMACs", "seconds", "live tensors")
-    for column in columns:
+    for column in ("", *tasks, "seconds", "live tensors"):
         table.add_column(column, justify="right")
-    noisy = torch.rand(1, 3, 720, 1280)
-    route = engine.route_costs.of(engine.restore_and_route(noisy).route)
-    with FlopCounterMode(display=False) as counter:
-        dncnn(noisy)
-    gmacs = {"moceir, ≤ 30 G": float(route[0]) / 1e9, "CDnCNN-B": counter.get_total_flops() / 2e9}
-    for name, restore in peers.items():
-        psnr = [sum(scores[name, str(level)]) / len(scores[name, str(level)]) for level in levels]
-        seconds, live = cost(partial(restore, noisy))
-        table.add_row(
-            name, *(f"{score:.2f}" for score in psnr), f"{gmacs[name]:.1f}", f"{seconds:.2f}", f"{live / 1e6:.0f} MB"
-        )
+
+    def add(name: str, by_task: dict[str, list[float]], *costs: str) -> None:
+        table.add_row(name, *(f"{mean(by_task[task]):.2f}" for task in tasks), *costs)
+
+    degraded = defaultdict(list)
+    for score in next(iter(scores.values())):
+        degraded[score.task].append(score.degraded_psnr)
+    add("degraded", degraded, "", "")
+    for name, method in methods.items():
+        restored = defaultdict(list)
+        for score in scores[name]:
+            restored[score.task].append(score.psnr)
+        seconds = mean(method.seconds)
+        live = live_peak(lambda method=method: method.restore_and_route(torch.rand(1, 3, 720, 1280)))
+        tensors = name not in ("non-local means", "CBM3D")
+        add(name, restored, f"{seconds:.2f}", f"{live / 1e6:.0f} MB" if tensors else "")
     Console(width=112).print(table)
 
 

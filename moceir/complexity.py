@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from moceir.extras import require
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
-from moceir.networks.naf_mixture import PictureRouter
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
-from moceir.networks.routing import FrequencyEmbedding, Router
+from moceir.networks.routing import FrequencyEmbedding, PictureRouter, Router
 from moceir.networks.strips import Block
 from moceir.networks.unet import UNet
 

@@ -11,10 +11,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESTORE = """
-import sys, numpy as np, tiny, moceir
-network = moceir.load_network(sys.argv[1])
-print(type(network).__name__, moceir.Restorer(network).restore(np.zeros((40, 50, 3), np.uint8)).shape)
+USE = """
+import sys
+from pathlib import Path
+import tiny, torch
+import moceir
+from moceir.data.datasets import PairSet
+from moceir.data.degradations import GaussianNoise
+from moceir.data.sources import CleanPictures
+from moceir.engine.schedule import Engine
+from moceir.inference.evaluate import evaluate
+
+weights, folder = sys.argv[1:]
+network = moceir.load_network(weights)
+engine = Engine(network, threads=2)
+picture = torch.rand(1, 3, 300, 200)
+with torch.no_grad():
+    whole = network(picture)
+strips = engine.restore_and_route(picture).restored
+source = CleanPictures(folders=["holidays"])
+sets = [PairSet("holidays", source.find(source.locate(Path(folder))).pairs, "clean")]
+scores = list(evaluate(engine, sets, {"gaussian_25": GaussianNoise(sigmas=[25])}))
+print(type(network).__name__, tuple(strips.shape), bool((strips - whole).abs().max() < 1e-5))
+print(len(scores), all(score.psnr > 10 for score in scores))
+print(moceir.complexity.count_macs(network).totals()["maximum"].conv_matmul == network.route_costs.base)
 """
 
 
@@ -29,7 +49,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'mine'}"}
 
 
-def test_every_example_trains_and_its_network_restores(
+def test_every_example_trains_and_its_network_restores_is_evaluated_and_counted(
     photographs: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     photographs.rename(tmp_path / "holidays")
@@ -46,7 +66,8 @@ def test_every_example_trains_and_its_network_restores(
     assert "train/sharpness" in lines
     assert "val/psnr/salt" in lines
     weights = folder / "network.safetensors"
-    restored = subprocess.run(
-        [sys.executable, "-c", RESTORE, weights], env=environment, capture_output=True, text=True, check=True
+    used = subprocess.run(
+        [sys.executable, "-c", USE, weights, tmp_path], env=environment, capture_output=True, text=True
     )
-    assert restored.stdout == "Tiny (40, 50, 3)\n"
+    # It restores whole and in strips, is evaluated, and counted.
+    assert used.stdout == "Tiny (1, 3, 300, 200) True\n5 True\nTrue\n", used.stdout + used.stderr

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from moceir.cli.options import Data, Device, Override, Threads, TopK, Weights, load_sources, resolve_device
 from moceir.config import build
-from moceir.data.datasets import PairSet, WholePictures
+from moceir.data.datasets import WholePictures
 from moceir.data.degradations import Degradation, GaussianNoise, PoissonNoise
-from moceir.data.mixture import find_sets
+from moceir.data.mixture import sets_to_measure
 from moceir.engine.schedule import Engine
 from moceir.inference.evaluate import Score
 from moceir.inference.evaluate import evaluate as scores_of
@@ -55,11 +55,7 @@ def evaluate(
     degradation says so. PSNR and SSIM are averaged over pictures, on RGB in [0, 1]: once on the network's output, and
     once in 8 bits after the bilateral filter. If a dataset reserves scenes for testing (PolyU), only those are used.
     """
-    sources = load_sources(data, override)
-    sets = []
-    for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
-        source = sources[name]
-        sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
+    sets = sets_to_measure(root, load_sources(data, override), allow_missing=allow_missing)
     network = load_weights(weights, topk=topk)
     device = resolve_device(device)
     engines = {budget: Engine(network, device=device, threads=threads) for budget in mac_budget}

@@ -40,6 +40,19 @@ def find_sets(root: str | Path, sources: Mapping[str, Source], *, allow_missing:
     return listings
 
 
+def sets_to_measure(root: str | Path, sources: Mapping[str, Source], *, allow_missing: bool) -> list[PairSet]:
+    """Find the datasets in a folder. If a dataset reserves scenes for testing, take only those.
+
+    Raises:
+        ValueError: as :func:`find_sets`.
+    """
+    sets = []
+    for name, listing in find_sets(root, sources, allow_missing=allow_missing).items():
+        source = sources[name]
+        sets.append(PairSet(name, source.split(listing.pairs)["test"] if source.test else listing.pairs, source.task))
+    return sets
+
+
 def check_sets(listings: Mapping[str, Listing], *, crop: int, workers: int) -> None:
     """Check the header and the end of every file.
 

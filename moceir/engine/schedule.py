@@ -95,7 +95,7 @@ class Engine:
         """Return what :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation mode.
 
         Args:
-            x: RGB in [0, 1].
+            x: RGB in [0, 1], on any device; the result is on the same.
             experts: the experts to take; None lets the routers choose.
 
         Raises:
@@ -108,7 +108,7 @@ class Engine:
             choice = None if experts is None else experts[:, index : index + 1]
 
             def read(region: Region, picture: Tensor = picture) -> Tensor:
-                return region.of(picture)[None].float()
+                return region.of(picture)[None].to(self.device, torch.float32)
 
             def write(region: Region, part: Tensor, index: int = index) -> None:
                 region.of(restored)[index] = part[0]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from moceir.data.datasets import PairSet, WholePictures
 from moceir.data.degradations import Degradation
-from moceir.engine.schedule import Engine
 from moceir.extras import require
 from moceir.inference.postprocess import bilateral_filter, quantise
+from moceir.networks.interface import Restoration
+from moceir.networks.routes import RouteCosts
 
 
 class Score(NamedTuple):
@@ -37,9 +38,22 @@ class Score(NamedTuple):
     """The experts taken, layer by layer."""
 
 
+class Method(Protocol):
+    """What restores the pictures, such as :class:`moceir.engine.schedule.Engine`."""
+
+    @property
+    def route_costs(self) -> RouteCosts:
+        """The cost of its routes."""
+        ...
+
+    def restore_and_route(self, x: Tensor) -> Restoration:
+        """Restore a picture on the CPU, (1, 3, H, W), RGB in [0, 1]."""
+        ...
+
+
 @torch.inference_mode()
 def evaluate(
-    engine: Engine,
+    method: Method,
     sets: Sequence[PairSet],
     degradations: Mapping[str, Degradation],
     *,
@@ -48,7 +62,7 @@ def evaluate(
     """Restore each picture and compare; RGB, the whole picture, nothing cropped.
 
     Args:
-        engine: what restores, with the budget it has.
+        method: what restores the pictures.
         sets: pictures; pairs are restored as they are.
         degradations: task name -> degradation, of pictures that are clean.
         seed: decides the noise, with the picture's number in its dataset and nothing else.
@@ -65,7 +79,7 @@ def evaluate(
 
     dataset = WholePictures(sets=sets, degradations=degradations, seed=seed)
     for degraded, clean, task, name in (dataset[index] for index in range(len(dataset))):
-        restoration = engine.restore_and_route(degraded[None].to(engine.device))
+        restoration = method.restore_and_route(degraded[None])
         restored = restoration.restored.clamp(0, 1).cpu()
         filtered = torch.from_numpy(bilateral_filter(quantise(restored[0]))).permute(2, 0, 1)[None].float() / 255
         route = restoration.route
@@ -77,6 +91,6 @@ def evaluate(
             ssim=ssim(restored, clean),
             filtered_psnr=psnr(filtered, clean),
             filtered_ssim=ssim(filtered, clean),
-            gmacs=float(engine.route_costs.of(route)[0]) / 1e9,
+            gmacs=float(method.route_costs.of(route)[0]) / 1e9,
             experts=route.flatten().tolist(),
         )

@@ -17,54 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.naf import GatedBlock, NAFNet, NAFNetConfig
-from moceir.networks.routes import RouteCosts, Routing, Run, select_experts
-from moceir.networks.routing import importance_and_load
-from moceir.networks.strips import Block, Strip, Sums, pixels
+from moceir.networks.routes import RouteCosts, Run
+from moceir.networks.routing import PictureRouter
+from moceir.networks.strips import Block, Strip, Sums
 from moceir.networks.unet import UNet
-
-
-class PictureRouter(Block):
-    """Chooses a picture's expert by mean and standard deviation of every channel of a map.
-
-    The map gets no gradient from it: the router learns from what the encoder finds for the restoration's sake.
-
-    Args:
-        dim: channels of the map.
-        complexity: of each expert, its cost over that of the costliest expert.
-    """
-
-    reaches = (0, 0)
-    rewrites = False
-    complexity: Float[Tensor, " n"]
-
-    def __init__(self, *, dim: int, complexity: Sequence[float]) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 32), nn.GELU(), nn.Linear(32, len(complexity))
-        )
-        self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
-
-    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
-        """Return the sums of values and of squares, and the number of pixels."""
-        x = strip.x.detach()
-        return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
-
-    def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
-        """Return the routing for all blocks with experts."""
-        total, squares, count = sums
-        mean = total / count
-        spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
-        logits = self.mlp(torch.cat([mean, spread], dim=1).to(self.complexity.dtype))
-        rules = run.rules(len(logits), logits.device)
-        noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
-        experts = select_experts(noisy, 1, rules.budget) if rules.experts is None else rules.experts
-        importance, load = importance_and_load(logits, noisy, self.complexity, 1)
-        gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
-        run.routings.append(Routing(logits, gates, experts, importance, load))
-
-    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
-        """Return the map unchanged."""
-        return strip.halo.crop(strip.x)
 
 
 class RoutedBlock(Block):

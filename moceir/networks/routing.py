@@ -6,6 +6,9 @@ within a picture, and a route is a short tuple of expert indices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -65,17 +68,17 @@ class FrequencyEmbedding(Block):
         self.high_pass.weight.requires_grad_(not freeze_high_pass)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def summarise(self, strip: Strip, known: list[object]) -> tuple[Sums, None]:
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
         """Return the sums of high-pass responses, and their number."""
         high = F.gelu(self.high_pass(strip.x, strip.halo))
         return Sums((high.sum(dim=(2, 3)), pixels(high))), None
 
-    def conclude(self, sums: Sums, known: list[object], run: Run) -> None:
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
         """Return the embedding for the routers, (B, d)."""
         total, count = sums
         run.frequency = self.mlp((total / count).to(self.high_pass.weight.dtype))
 
-    def update(self, strip: Strip, known: list[object]) -> Float[Tensor, "b c h w"]:
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the map unchanged."""
         return strip.halo.crop(strip.x)
 
@@ -117,3 +120,47 @@ class Router(nn.Module):
             importance=importance,
             load=load,
         )
+
+
+class PictureRouter(Block):
+    """Chooses a picture's expert by mean and standard deviation of every channel of a map.
+
+    The map gets no gradient from it: the router learns from what the encoder finds for the restoration's sake.
+
+    Args:
+        dim: channels of the map.
+        complexity: of each expert, its cost over that of the costliest expert.
+    """
+
+    reaches = (0, 0)
+    rewrites = False
+    complexity: Float[Tensor, " n"]
+
+    def __init__(self, *, dim: int, complexity: Sequence[float]) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 32), nn.GELU(), nn.Linear(32, len(complexity))
+        )
+        self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
+
+    def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
+        """Return the sums of values and of squares, and the number of pixels."""
+        x = strip.x.detach()
+        return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
+
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
+        """Return the routing for all blocks with experts."""
+        total, squares, count = sums
+        mean = total / count
+        spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
+        logits = self.mlp(torch.cat([mean, spread], dim=1).to(self.complexity.dtype))
+        rules = run.rules(len(logits), logits.device)
+        noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
+        experts = select_experts(noisy, 1, rules.budget) if rules.experts is None else rules.experts
+        importance, load = importance_and_load(logits, noisy, self.complexity, 1)
+        gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
+        run.routings.append(Routing(logits, gates, experts, importance, load))
+
+    def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
+        """Return the map unchanged."""
+        return strip.halo.crop(strip.x)
