@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 import tiny, torch
 import moceir
+from moceir.config import build
 from moceir.data.datasets import PairSet
 from moceir.data.degradations import GaussianNoise
 from moceir.data.sources import CleanPictures
@@ -26,9 +27,13 @@ weights, folder = sys.argv[1:]
 network = moceir.load_network(weights)
 engine = Engine(network, threads=2)
 picture = torch.rand(1, 3, 300, 200)
+strips = engine.restore_and_route(picture).restored
+box = build("network", [f"hydra.searchpath=[file://{folder}/mine/conf]", "network=box"]).eval()
+torch.nn.init.normal_(box.output.weight)
+print({type(expert.mixer).__name__ for block in box.decoder for one in block for expert in one.experts})
 with torch.no_grad():
     whole = network(picture)
-strips = engine.restore_and_route(picture).restored
+    print(bool((Engine(box, threads=2).restore_and_route(picture).restored - box(picture)).abs().max() < 1e-5))
 source = CleanPictures(folders=["holidays"])
 sets = [PairSet("holidays", source.find(source.locate(Path(folder))).pairs, "clean")]
 scores = list(evaluate(engine, sets, {"gaussian_25": GaussianNoise(sigmas=[25])}))
@@ -42,7 +47,7 @@ print(moceir.complexity.count_macs(network).totals()["maximum"].conv_matmul == n
 def environment(tmp_path: Path) -> dict[str, str]:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     written = re.findall(r"^`(mine/\S+)`\n\n```\w+\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert len(written) == 9
+    assert len(written) == 11
     for name, content in written:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -70,4 +75,4 @@ def test_every_example_trains_and_its_network_restores_is_evaluated_and_counted(
         [sys.executable, "-c", USE, weights, tmp_path], env=environment, capture_output=True, text=True
     )
     # It restores whole and in strips, is evaluated, and counted.
-    assert used.stdout == "Tiny (1, 3, 300, 200) True\n5 True\nTrue\n", used.stdout + used.stderr
+    assert used.stdout == "{'BoxMixer'}\nTrue\nTiny (1, 3, 300, 200) True\n5 True\nTrue\n", used.stdout + used.stderr

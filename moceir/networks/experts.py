@@ -31,7 +31,15 @@ def covered_pixels(height: int, width: int, window: int) -> int:
 
 
 class WindowMixer(nn.Module, ABC):
-    """The projections that every kind shares: q = dw3×3(1×1(z)), (k, v) = dw7×7(1×1(z)), and a last 1×1."""
+    """The projections that every kind shares: q = dw3×3(1×1(z)), (k, v) = dw7×7(1×1(z)), and a last 1×1.
+
+    A subclass is a kind of expert.
+
+    Attributes:
+        kind: its name in a configuration.
+    """
+
+    kind: str
 
     def __init__(self, *, rank: int, window: int) -> None:
         super().__init__()
@@ -48,11 +56,16 @@ class WindowMixer(nn.Module, ABC):
         key, value = self.key_value_mix(self.key_value(z), halo).chunk(2, dim=1)
         return self.project(channels_last(self.mix(query, key, value)))
 
+    @staticmethod
+    @abstractmethod
+    def default_window(index: int) -> int:
+        """Return the side of the windows of expert ``index`` in pixels, if the configuration gives none."""
+
     @abstractmethod
     def mix(
         self, query: Float[Tensor, "b r h w"], key: Float[Tensor, "b r h w"], value: Float[Tensor, "b r h w"]
     ) -> Float[Tensor, "b r h w"]:
-        """Mix the pixels of each window; all (B, r, H, W)."""
+        """Mix the pixels of each window."""
 
     def matmul_macs(self, height: int, width: int) -> int:
         """Return the multiply-adds of matrix products within the windows; transforms count nothing."""
@@ -65,9 +78,16 @@ class WindowMixer(nn.Module, ABC):
 class SpectralMixer(WindowMixer):
     """LN(q ⊛ k) ⊙ v, with ⊛ the circular convolution within each window, as a product of spectra."""
 
+    kind = "spectral"
+
     def __init__(self, *, rank: int, window: int) -> None:
         super().__init__(rank=rank, window=window)
         self.norm = ChannelNorm(rank)
+
+    @staticmethod
+    def default_window(index: int) -> int:
+        """Double the side from expert to expert: 4, 8, 16, …"""
+        return 4 << index
 
     def mix(
         self, query: Float[Tensor, "b r h w"], key: Float[Tensor, "b r h w"], value: Float[Tensor, "b r h w"]
@@ -85,6 +105,13 @@ class SpectralMixer(WindowMixer):
 
 class AttentionMixer(WindowMixer):
     """softmax(q kᵀ/√r) v among the w² pixels of each window; padding takes no part."""
+
+    kind = "window"
+
+    @staticmethod
+    def default_window(index: int) -> int:
+        """Grow slowly, 2, 4, 6, …, because the cost grows with the square of the side."""
+        return 2 * (index + 1)
 
     def matmul_macs(self, height: int, width: int) -> int:
         """Return the multiply-adds of q kᵀ and its product with v, in windows that cover the map."""
@@ -121,15 +148,19 @@ class AttentionMixer(WindowMixer):
         return inside.repeat(batch, 1, 1)
 
 
+def expert_kinds() -> dict[str, type[WindowMixer]]:
+    """Return the kinds of experts by their names; a kind is known once its class is imported."""
+    return {mixer.kind: mixer for mixer in WindowMixer.__subclasses__()}
+
+
 class Expert(nn.Module):
     """The term that an expert adds to its input: W3(Mix_w(W1 x) ⊙ SiLU(W2 s)), eqs. 1 and 2 of the design document."""
 
     def __init__(self, *, dim: int, rank: int, window: int, kind: str) -> None:
         super().__init__()
-        mixer = SpectralMixer if kind == "spectral" else AttentionMixer
         self.window = window
         self.reduce = pointwise(dim, rank, bias=False)
-        self.mixer = mixer(rank=rank, window=window)
+        self.mixer = expert_kinds()[kind](rank=rank, window=window)
         self.modulate = pointwise(dim, rank, bias=False)
         self.expand = pointwise(rank, dim, bias=False)
 

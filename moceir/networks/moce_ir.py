@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from moceir.networks.blocks import DecoderBlock, EncoderBlock
 from moceir.networks.config import NetworkConfig
+from moceir.networks.experts import expert_kinds
 from moceir.networks.layers import Convolution, Downsample, Upsample
 from moceir.networks.routing import FrequencyEmbedding
 from moceir.networks.unet import Part, UNet
 
-EXPERT_KINDS = ("spectral", "window")
 GATINGS = ("published", "straight_through")
 
 
@@ -41,7 +41,8 @@ class MoCEIRConfig(NetworkConfig):
         """The window sizes, or their defaults."""
         if self.window_sizes is not None:
             return self.window_sizes
-        return [4 << i if self.expert_kind == "spectral" else 2 * (i + 1) for i in range(self.num_experts)]
+        kind = expert_kinds()[self.expert_kind]
+        return [kind.default_window(index) for index in range(self.num_experts)]
 
     def plain(self) -> dict[str, Any]:
         """Return the arguments with the window sizes in use."""
@@ -71,7 +72,7 @@ class MoCEIRConfig(NetworkConfig):
             raise ValueError(f"num_experts must be 2 to 6, got {self.num_experts}")
         if not 1 <= self.topk <= self.num_experts:
             raise ValueError(f"topk must be 1 to num_experts = {self.num_experts}, got {self.topk}")
-        for name, accepted in {"expert_kind": EXPERT_KINDS, "gating": GATINGS}.items():
+        for name, accepted in {"expert_kind": expert_kinds(), "gating": GATINGS}.items():
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if len(self.windows) != self.num_experts or min(self.windows) < 1:
@@ -109,9 +110,9 @@ class MoCEIR(UNet):
         num_refinement_blocks: encoder blocks at full resolution after the decoder.
         num_experts: n, 2 to 6.
         topk: experts a picture takes in each MoCE layer.
-        expert_kind: ``"spectral"`` (published) or ``"window"`` (self-attention, eq. 2).
-        window_sizes: side of each expert's windows in pixels; None for 4, 8, 16, … (spectral) or 2, 4, 6, …
-            (window, whose cost grows with the square of the side).
+        expert_kind: ``"spectral"`` (published), ``"window"`` (self-attention, eq. 2), or another of
+            :func:`~moceir.networks.experts.expert_kinds`.
+        window_sizes: side of each expert's windows in pixels; None for the kind's own.
         gating: ``"published"``, where the restoration loss gives a top-1 router no gradient, or
             ``"straight_through"``, where it does; the forward pass is the same.
         freeze_high_pass: keep the high-pass filter before the routers as it is (published: trainable).

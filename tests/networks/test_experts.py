@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moceir.networks.experts import AttentionMixer, Expert, SpectralMixer
+from moceir.networks.experts import AttentionMixer, Expert, SpectralMixer, expert_kinds
 
 
 def windows(x: Tensor, size: int) -> list[tuple[slice, slice]]:
@@ -44,7 +44,7 @@ def test_window_attention_sees_its_window_and_no_padding(size: tuple[int, int]) 
     torch.testing.assert_close(mixer.mix(query, key, value), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["spectral", "window"])
+@pytest.mark.parametrize("kind", sorted(expert_kinds()))
 def test_expert_is_a_modulated_update(kind: str) -> None:
     expert = Expert(dim=4, rank=2, window=4, kind=kind)
     x, shared = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)

@@ -10,7 +10,7 @@ from conftest import pictures
 from safetensors.torch import load_file
 
 from moceir import MoCEIR
-from moceir.networks.experts import Expert
+from moceir.networks.experts import Expert, expert_kinds
 
 Make = Callable[..., MoCEIR]
 
@@ -65,7 +65,7 @@ def test_training_draws_routing_noise(make_network: Make) -> None:
     assert not torch.equal(*gates)
 
 
-@pytest.mark.parametrize("kind", ["spectral", "window"])
+@pytest.mark.parametrize("kind", sorted(expert_kinds()))
 @pytest.mark.parametrize("num_experts", [2, 3, 6])
 def test_every_expert_count_and_kind_trains(make_network: Make, kind: str, num_experts: int) -> None:
     network = make_network(expert_kind=kind, num_experts=num_experts).train()
