@@ -71,7 +71,7 @@ def options(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """What goes before a command."""
+    """Configure logging, unless Hydra does."""
     if context.invoked_subcommand not in ("train", "predict"):  # Hydra configures their logging
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
 

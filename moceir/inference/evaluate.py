@@ -39,7 +39,7 @@ class Score(NamedTuple):
 
 
 class Method(Protocol):
-    """What restores the pictures, such as :class:`moceir.engine.schedule.Engine`."""
+    """A method that restores pictures, such as :class:`moceir.engine.schedule.Engine`."""
 
     @property
     def route_costs(self) -> RouteCosts:

@@ -248,7 +248,7 @@ class Journal:
             self._file.flush()
 
     def done(self, job: Job) -> bool:
-        """Whether an earlier run has written this target from this source."""
+        """Return whether an earlier run has written this target from this source."""
         entry = self._done.get(str(job.target.absolute()))
         if entry is None:
             return False

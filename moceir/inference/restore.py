@@ -46,7 +46,7 @@ class Report(NamedTuple):
     """Cost of the route at 1280×720, post-filter included."""
     seconds: float
     warnings: list[str]
-    """What the target could not keep of the source, one phrase each."""
+    """One phrase for each property of the source that the target could not keep."""
 
 
 class Restorer:

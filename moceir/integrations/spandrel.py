@@ -53,7 +53,7 @@ class MoCEIRArchitecture(Architecture[MoCEIR]):  # type: ignore[misc]  # spandre
 
 
 def is_moce_ir(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the tensors are a MoCE-IR network's, under our names or the authors'."""
+    """Return whether the tensors belong to a MoCE-IR network, under our names or the authors'."""
     return set(_MARKS) <= _ours(state_dict).keys()
 
 

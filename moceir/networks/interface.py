@@ -39,7 +39,7 @@ class Restoration(NamedTuple):
 
 @runtime_checkable
 class Network(Protocol):
-    """What training, restoring, and evaluating need of a network, which is also an ``nn.Module``.
+    """The interface that training, restoring, and evaluating use; a network is also an ``nn.Module``.
 
     A plain forward is enough for a network: :class:`moceir.networks.unet.UNet` gives the rest.
     """

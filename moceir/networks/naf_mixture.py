@@ -1,4 +1,4 @@
-"""The second network with experts: the blocks behind its encoder are there several times, and each picture takes one.
+"""The second network with experts: several alternatives for the blocks behind its encoder, one for each picture.
 
 One router decides once for a picture, from what the encoder has found. Its experts are whole paths through the network,
 so that they can differ in what they do, not in a detail of it; they start as copies of trained blocks without
@@ -79,7 +79,7 @@ class NAFMixtureConfig(NAFNetConfig):
 
 
 class NAFMixture(NAFNet):
-    """A :class:`~moceir.NAFNet` whose latent and decoder blocks are there once for each expert.
+    """A :class:`~moceir.NAFNet` with separate latent and decoder blocks for each expert.
 
     A picture takes the same expert in all of them, so there is one routed layer, and no picture costs more than the
     widest expert's path.

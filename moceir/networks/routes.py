@@ -75,19 +75,19 @@ class LayerBudget(NamedTuple):
 
 
 class RoutingRules(NamedTuple):
-    """What decides a layer's route for a batch of B pictures, apart from the features."""
+    """The conditions, apart from the features, under which a layer routes a batch of B pictures."""
 
     noise: Float[Tensor, "b n"] | None = None
     """Standard normal, scaled by 1/n and added to the logits; None for none."""
     budget: LayerBudget | None = None
-    """What the layer may spend; None for no limit."""
+    """The budget of the layer; None for no limit."""
     experts: Int[Tensor, "b k"] | None = None
     """Experts to take whatever the logits and the budget say; None lets the router choose."""
 
 
 @dataclass
 class Run:
-    """What the parts of a network pass to each other, apart from maps, while a batch runs through them.
+    """The state, apart from maps, that the parts of a network share while a batch runs through them.
 
     Attributes:
         costs: of the network's routes.

@@ -22,13 +22,13 @@ class Part(NamedTuple):
     """A part of a network."""
 
     name: str
-    """Of the module in the network."""
+    """The name of the module in the network."""
     kind: Literal["embed", "block", "down", "up", "fuse", "output"]
-    """What it takes and gives: ``embed`` takes the picture; a ``block`` keeps a map's size; ``down`` goes a level
-    deeper, and the map before becomes a skip; ``up`` comes back; ``fuse`` takes the map and the last skip; ``output``
-    gives what is added to the picture."""
+    """The place in the U-Net: ``embed`` takes the picture; a ``block`` keeps a map's size; ``down`` goes a level deeper
+    and leaves its input as a skip; ``up`` returns; ``fuse`` takes the map and the last skip; the result of ``output``
+    is added to the picture."""
     level: int
-    """Of the map it takes: 1/2^level of the resolution."""
+    """The level of its input, which has 1/2^level of the resolution."""
     module: nn.Module
 
 

@@ -35,15 +35,15 @@ class _Place(NamedTuple):
     type: int
     length: int
     offset: int
-    """Of the value, within the block."""
+    """The position of the value in the block."""
     size: int
 
 
 def byte_order(block: bytes) -> ByteOrder:
-    """Of a block.
+    """Return the byte order of a block.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when the block states none.
     """
     if block[:4] not in (b"II*\0", b"MM\0*"):
         raise ValueError("not an Exif block")

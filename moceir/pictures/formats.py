@@ -31,9 +31,9 @@ class Format(NamedTuple):
     """The types of values a file can hold, as numpy writes them."""
     alpha: bool = True
     frames: bool = False
-    """Whether a file can hold several pictures."""
+    """A file can hold several pictures."""
     lossy: bool = False
-    """Whether ``quality`` applies."""
+    """``quality`` applies."""
     package: str | None = None
     """The package that it needs, if any."""
     extra: str | None = None
@@ -44,7 +44,7 @@ class Format(NamedTuple):
 
     @property
     def available(self) -> bool:
-        """Whether its package is installed."""
+        """Return whether its package is installed."""
         return self.package is None or find_spec(self.package) is not None
 
 

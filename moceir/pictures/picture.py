@@ -47,7 +47,7 @@ class Picture:
     alpha: np.ndarray | None = None
     """(H, W), transparency in the type ``depth``."""
     alpha_kind: AlphaKind = "straight"
-    """How the file relates colours to alpha; ``pixels`` are never premultiplied. Unspecified: any channel of a TIFF."""
+    """How the file stores colours beside alpha; ``pixels`` are never premultiplied. Unspecified: a TIFF's channel."""
     depth: np.dtype
     """The type of the file's values: that of ``pixels``, except for premultiplied colours, which are float32 here."""
     bits: int
@@ -56,9 +56,9 @@ class Picture:
     duration: float | None = None
     """A frame's duration in milliseconds."""
     loop: int | None = None
-    """How often an animation plays; 0 is forever, None once."""
+    """The number of times that an animation plays; 0 is forever, None once."""
     warnings: tuple[str, ...] = ()
-    """What was not kept of the file, one phrase each."""
+    """One phrase for each property of the file that was not kept."""
 
     @property
     def size(self) -> tuple[int, int]:

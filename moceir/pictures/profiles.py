@@ -20,6 +20,6 @@ def name_of(profile: bytes) -> str:
 
 
 def is_srgb(profile: bytes) -> bool:
-    """Whether an ICC profile's name is that of sRGB, or of its grey."""
+    """Return whether an ICC profile's name is that of sRGB, or of its grey."""
     name = name_of(profile)
     return "sRGB" in name or bool(_OF_LIBJXL.match(name))

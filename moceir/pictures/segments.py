@@ -19,7 +19,7 @@ class Packet(NamedTuple):
     """A compressed frame."""
 
     pts: int
-    """When it is shown, in the source's time base."""
+    """The time at which it is shown, in the source's time base."""
     keyframe: bool
     data: bytes
 
@@ -28,11 +28,11 @@ class Segment(NamedTuple):
     """Frames that were compressed together, independently of all others."""
 
     about: dict[str, Any]
-    """Plain values."""
+    """Plain values that describe the segment."""
     packets: list[tuple[int, bool, int]]
-    """In the order of decoding: when it is shown, whether it is a key frame, and its bytes."""
+    """The packets in the order of decoding: time, whether it is a key frame, and number of bytes."""
     place: int
-    """Of the first packet's bytes in the file."""
+    """The position of the first packet in the file."""
 
 
 class Segments:
@@ -88,7 +88,7 @@ class Segments:
 
     @property
     def frames(self) -> int:
-        """How many frames are done."""
+        """Return the number of frames that are done."""
         return sum(len(segment.packets) for segment in self.done)
 
     def add(self, packets: Sequence[Packet], about: dict[str, Any]) -> None:

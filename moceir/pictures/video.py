@@ -26,7 +26,7 @@ SEGMENT = 120
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file's name is a video's."""
+    """Return whether a file has the name of a video."""
     return path.suffix.lower() in CONTAINERS
 
 

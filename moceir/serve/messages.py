@@ -20,7 +20,7 @@ def packed(about: dict[str, Any], data: bytes = b"") -> list[bytes]:
 
 
 def read_message(stream: BinaryIO) -> Message:
-    """The next message.
+    """Read the next message.
 
     Raises:
         EOFError: when the other side is gone.
@@ -31,7 +31,7 @@ def read_message(stream: BinaryIO) -> Message:
 
 
 async def next_message(stream: asyncio.StreamReader) -> Message:
-    """The next message.
+    """Read the next message.
 
     Raises:
         EOFError: when the other side is gone.

@@ -127,19 +127,19 @@ class Pool:
         self.inside = 0
         """Number of requests in progress or waiting."""
         self.starts = 0
-        """How often a worker was started so far."""
+        """The number of times that a worker was started."""
         self.processes: list[_Process] = []
         self._idle: asyncio.Queue[_Process] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a worker says of itself, see :attr:`moceir.serve.worker.Worker.about`."""
+        """The description that a worker gives of itself, see :attr:`moceir.serve.worker.Worker.about`."""
         return self._about
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers that live."""
+        """The process IDs of the live workers."""
         return [process.process.pid for process in self.processes if process.alive]
 
     async def start(self) -> None:

@@ -85,7 +85,7 @@ class Worker:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the page needs to offer choices and to draw routes."""
+        """The data that the page needs to offer choices and to draw routes."""
         costs = self.restorer.engine.route_costs
         return {
             "mac_budget": self.mac_budget,

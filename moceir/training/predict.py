@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _OFTEN = 60.0
 
 
-class Dealer(IterableDataset[int]):
+class Distributor(IterableDataset[int]):
     """Distributes the numbers below a count over processes that iterate concurrently: a free process takes the next.
 
     So no process waits for a slow machine or a large picture, and no picture is restored twice to make shares equal.
@@ -51,7 +51,7 @@ class Dealer(IterableDataset[int]):
         if self.store is None:
             yield from range(self.count)
             return
-        while (number := self.store.add("dealt", 1) - 1) < self.count:
+        while (number := self.store.add("taken", 1) - 1) < self.count:
             yield number
 
 
@@ -95,11 +95,11 @@ class RestoreFiles(LightningModule):
         if self.trainer.is_global_zero:  # before any of them writes
             for folder in {job.target.resolve().parent for job in self.jobs}:
                 remove_leftovers(folder)
-        self.dealer = Dealer(len(self.jobs), _shared(self.trainer, self.jobs, self.settings))
+        self.distributor = Distributor(len(self.jobs), _shared(self.trainer, self.jobs, self.settings))
         self.journal = Journal(self.jobs, self.settings, part=f"process-{self.global_rank}")
 
     def predict_dataloader(self) -> DataLoader[int]:
-        return DataLoader(self.dealer, batch_size=None)
+        return DataLoader(self.distributor, batch_size=None)
 
     def predict_step(self, number: int, *_: object) -> None:
         job, journal = self.jobs[number], cast(Journal, self.journal)

@@ -21,17 +21,17 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from moceir import MoCEIR, load_network, save_network
 from moceir.inference.folder import Journal, plan
 from moceir.pictures.arrays import write_picture
-from moceir.training.predict import Dealer, RestoreFiles
+from moceir.training.predict import Distributor, RestoreFiles
 
 
 def test_each_number_goes_once_to_a_free_process() -> None:
     store = HashStore()
-    slow, quick = (iter(Dealer(10, store)) for _ in range(2))
+    slow, quick = (iter(Distributor(10, store)) for _ in range(2))
     assert next(slow) == 0
     assert list(quick) == [*range(1, 10)]
     assert list(slow) == []
-    assert list(Dealer(3)) == [0, 1, 2]
-    dealt = [number for pair in zip_longest(Dealer(7, HashStore()), Dealer(7)) for number in pair]
+    assert list(Distributor(3)) == [0, 1, 2]
+    dealt = [number for pair in zip_longest(Distributor(7, HashStore()), Distributor(7)) for number in pair]
     assert sorted(dealt) == sorted([*range(7)] * 2)
 
 
