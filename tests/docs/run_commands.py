@@ -55,7 +55,10 @@ INSTEAD = (
 """Pattern of a command -> the command to run instead (None to run nothing), and the reason."""
 
 
-EXPECTED = ((r"^moceir prepare check", 1, "names what the miniatures lack, and ends with status 1, as it should"),)
+EXPECTED = (
+    (r"^moceir prepare check", 1, "names what the miniatures lack, and ends with status 1, as it should"),
+    (r"--precision int8", 2, "8 bits lose too much with these weights, so it is refused, as the page says"),
+)
 """Pattern of a command -> the expected status if it is not 0, and the reason."""
 
 
