@@ -96,7 +96,7 @@ def prepare(folder: Path) -> dict[str, str]:
     for kind in ("GT", "NOISY"):
         scene = "0003_001_S6_00100_00060_3200_L"
         write_picture(tree / "SIDD_Medium_Srgb" / "Data" / scene / f"0003_{kind}_SRGB_010.PNG", large)
-    for number in range(10):
+    for number in range(14):  # likewise
         write_picture(folder / "pairs" / "clean" / f"{number}.png", photograph)
         write_picture(folder / "pairs" / "degraded" / f"{number}.png", noisy)
         write_picture(folder / "photographs" / f"{number}.png", photograph)
