@@ -87,6 +87,7 @@ def test_the_second_network_in_strips(
     same(network, pictures(2, *size))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("kind", [MoCEIR, NAFNet, NAFMixture])
 @pytest.mark.usefixtures("many_strips")
 def test_the_number_of_threads_changes_no_bit(kind: type[UNet]) -> None:

@@ -10,6 +10,8 @@ import torch
 from moceir import MoCEIR, Restorer
 from moceir.engine.tiling import OVERLAP, fade, overlapping_tiles
 
+pytestmark = pytest.mark.unchecked  # very many calls
+
 
 @pytest.mark.parametrize(("height", "width", "side"), [(1, 1, 65), (300, 500, 128), (129, 128, 128), (1000, 90, 200)])
 def test_tiles_cover_the_picture_and_overlap(height: int, width: int, side: int) -> None:
