@@ -92,7 +92,7 @@ class Engine:
     def restore_and_route(
         self, x: Float[Tensor, "b 3 h w"], *, experts: Int[Tensor, "layers b k"] | None = None
     ) -> Restoration:
-        """Return what :meth:`moceir.MoCEIR.restore_and_route` returns in evaluation mode.
+        """Return what :meth:`moceir.networks.unet.UNet.restore_and_route` returns in evaluation mode.
 
         Args:
             x: RGB in [0, 1], on any device; the result is on the same.
