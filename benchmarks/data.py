@@ -28,6 +28,7 @@ from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops
 from moceir.data.degradations import Chain, Degradation, GaussianNoise
 from moceir.data.pack import find_packed, write_pack
 from moceir.data.pairs import Pair
+from moceir.data.pictures import PictureFile
 from moceir.data.samples import sample_photographs
 from moceir.data.sources import MatchedFiles
 from moceir.pictures.arrays import read_picture, write_picture
@@ -110,9 +111,10 @@ def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: P
     """Plot and return the anonymous memory of this process and its workers while they read crops."""
     import matplotlib.pyplot as plt
 
-    folder = root or sample_photographs()[0].parent
-    sources = load_sources("photographs", [])
-    pairs = sources["photographs"].find(folder).pairs
+    if root is None:
+        pairs = [Pair(PictureFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()]
+    else:
+        pairs = load_sources("photographs", [])["photographs"].find(root).pairs
     pairs = [pair for pair in pairs if min(pair.size()) >= CROP]
     repeat = -(-samples // len(pairs))
     crops = TrainingCrops(
