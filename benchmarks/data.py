@@ -28,9 +28,8 @@ from moceir.data.datasets import EpochSampler, PairSet, TrainingCrops
 from moceir.data.degradations import Chain, Degradation, GaussianNoise
 from moceir.data.pack import find_packed, write_pack
 from moceir.data.pairs import Pair
-from moceir.data.pictures import PictureFile
 from moceir.data.samples import sample_photographs
-from moceir.data.sources import MatchedFiles
+from moceir.data.sources import MatchedFiles, SamplePhotographs
 from moceir.pictures.arrays import read_picture, write_picture
 
 PAIRS = 48
@@ -112,7 +111,7 @@ def memory(root: Path | None, samples: int, epochs: int, workers: int, figure: P
     import matplotlib.pyplot as plt
 
     if root is None:
-        pairs = [Pair(PictureFile(str(path)), None, path.stem, path.stem) for path in sample_photographs()]
+        pairs, _ = SamplePhotographs(folders=["."]).list_files(Path())
     else:
         pairs = load_sources("photographs", [])["photographs"].find(root).pairs
     pairs = [pair for pair in pairs if min(pair.size()) >= CROP]

@@ -42,22 +42,22 @@ from moceir.networks.routes import RouteCosts
 
 
 class Timed:
-    """Restores pictures with a function or an engine, and measures how long that takes.
+    """Restores pictures with a function, and measures how long that takes.
 
     Args:
-        restore: maps (1, 3, H, W) in [0, 1] to the same, or is an engine.
+        restore: maps (1, 3, H, W) in [0, 1] to the same.
     """
 
     route_costs = RouteCosts(0)
 
-    def __init__(self, restore: Callable[[Tensor], Tensor] | Engine) -> None:
+    def __init__(self, restore: Callable[[Tensor], Tensor]) -> None:
         self.restore = restore
         self.seconds: list[float] = []
 
     def restore_and_route(self, x: Tensor) -> Restoration:
         """Restore a picture."""
         start = time.perf_counter()
-        restored = self.restore.restore_and_route(x).restored if isinstance(self.restore, Engine) else self.restore(x)
+        restored = self.restore(x)
         self.seconds.append(time.perf_counter() - start)
         return Restoration(restored)
 
@@ -118,7 +118,7 @@ def main() -> None:
     for name in SHIPPED:
         engine = Engine(load_pretrained(name))
         engine.mac_budget = None
-        methods[name] = Timed(engine)
+        methods[name] = Timed(lambda x, engine=engine: engine.restore_and_route(x).restored)
     methods["non-local means"] = Timed(on_arrays(non_local_means))
     if not options.no_cbm3d:
         require("this comparison", "bench", "bm3d")
