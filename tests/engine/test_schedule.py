@@ -171,8 +171,9 @@ def test_real_photographs_with_the_shipped_weights() -> None:
     same(network, noisy)
 
 
-@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
-def _fused(x: Size, weight: Size, *_: object, out_shape: Size, **__: object) -> int:
+@register_flop_formula([torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_])
+def _fused(first: Size, second: Size, third: Size | None, *_: object, out_shape: Size, **__: object) -> int:
+    weight = third if third is not None and len(third) == 4 else second  # the third, if the others are two maps
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
