@@ -50,7 +50,7 @@ SIZES = ((1, 1), (37, 53), (128, 96), (200, 301), (256, 256))
 
 def parity() -> None:
     """Print the largest difference from the network, for the routed model, each expert in all layers, and each size."""
-    network = moceir.load_pretrained()
+    network = moceir.load_pretrained("moce_ir_30g")
     network.mac_budget = 30
     photographs = [read_picture(path) for path in sample_photographs()]
     rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def main() -> None:
         parity()
         return
     size = arguments.height, arguments.width
-    network = moceir.load_pretrained()
+    network = moceir.load_pretrained("moce_ir_30g")
     network.mac_budget = 30
     plain = moceir.NAFNet().eval()
     contestants = {

@@ -20,6 +20,7 @@ config.update("jaxtyping_disable", True)
 from native_tree import make_native_tree
 
 from moceir import MoCEIR
+from moceir.inference.weights import SHIPPED
 from moceir.pictures.arrays import write_picture
 
 if TYPE_CHECKING:
@@ -105,11 +106,18 @@ def photograph() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server_weights() -> str:
+    """Return the weights that a file's server uses; a file overrides this."""
+    return SHIPPED[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, server_weights: str) -> Iterator[Server]:
     """Start a server for the tests of one file, with low limits: one worker, one waiting request, 1 MB, 1 megapixel."""
     from serving import Server  # needs an extra
 
     options = ("--port", 0, "--queue", 1, "--max-upload", 1, "--max-pixels", 1_000_000, "--timeout", 40)
+    options += ("--weights", server_weights)
     server = Server(tmp_path_factory.mktemp("server"), *options)
     try:
         yield server.wait()

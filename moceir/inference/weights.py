@@ -27,7 +27,7 @@ from moceir.pictures.files import write_atomically
 State = dict[str, Tensor]
 
 #: The weights that come with the package, by the names of their networks' configurations; the first are the default.
-SHIPPED = ("moce_ir_30g", "naf_30g")
+SHIPPED = ("naf_30g", "moce_ir_30g")
 
 _FORMAT = "moceir"
 _LARGEST = 1024

@@ -168,6 +168,8 @@ class Worker:
     def _everywhere(self, expert: int) -> torch.Tensor:
         """Return the route that takes one expert in every layer."""
         network = self.restorer.engine.network
+        if not network.num_layers:
+            raise ValueError(f"expert={expert}: the network has no experts; leave it out")
         if network.topk != 1 or expert >= network.num_experts:
             raise ValueError(
                 f"expert={expert}: of {network.num_experts} in each layer, from 0 on, the network takes {network.topk}"

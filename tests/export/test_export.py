@@ -20,6 +20,7 @@ import moceir
 from moceir.cli.main import app
 from moceir.export.onnx import parse_route, to_onnx
 from moceir.export.openvino import save_openvino, to_openvino
+from moceir.inference.weights import SHIPPED
 from moceir.networks.unet import UNet
 
 SMALL = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "num_heads": (1, 2), "num_refinement_blocks": 0}
@@ -158,14 +159,15 @@ def test_openvino(routed: tuple[UNet, onnx.ModelProto], tmp_path: Path) -> None:
     assert difference(by_openvino(to_openvino(to_onnx(plain))), plain, pictures(1, 33, 50)) < 1e-5
 
 
-def test_the_shipped_weights(tmp_path: Path) -> None:
-    run = CliRunner().invoke(app, ["export", "onnx", "-o", str(tmp_path / "model.onnx")])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_weights(name: str, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["export", "onnx", "-o", str(tmp_path / "model.onnx"), "--weights", name])
     assert run.exit_code == 0, run.output
     model = onnx.load(tmp_path / "model.onnx")
     about = {entry.key: entry.value for entry in model.metadata_props}
-    network = moceir.load_pretrained()
+    network = moceir.load_pretrained(name)
     network.mac_budget = 30
-    assert (about["name"], about["route"]) == ("MoCEIR", "routed")
+    assert (about["name"], about["route"]) == (type(network).__name__, "routed" if network.num_layers else "none")
     assert json.loads(about["config"]) == network.config
     assert (tmp_path / "model.onnx").stat().st_size < 4e6
     assert difference(by_onnx(model), network, pictures(1, 50, 70)) < 1e-5
@@ -185,7 +187,7 @@ def test_bad_input_is_named(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = CliRunner().invoke(app, ["export", *arguments])
+    run = CliRunner().invoke(app, ["export", *arguments, "--weights", "moce_ir_30g"])
     assert isinstance(run.exception, ValueError)
     assert message in str(run.exception)
 

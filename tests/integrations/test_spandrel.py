@@ -23,7 +23,7 @@ def test_spandrel_loads_the_shipped_weights() -> None:
     assert model.architecture.id == "MoCEIR"
     assert model.tiling is spandrel.ModelTiling.INTERNAL
     assert (model.purpose, model.scale, model.input_channels) == ("Restoration", 1, 3)
-    network = moceir.load_pretrained()
+    network = moceir.load_pretrained("moce_ir_30g")
     network.mac_budget = 30
     x = pictures(1, 37, 50)
     with torch.inference_mode():

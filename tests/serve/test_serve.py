@@ -28,6 +28,12 @@ sys.path.append(str(Path(__file__).parents[1] / "pictures"))
 from cases import exif, pillow, refused_cases
 
 
+@pytest.fixture(scope="module")
+def server_weights() -> str:
+    """Return weights with experts, because some options choose them."""
+    return "moce_ir_30g"
+
+
 @pytest.fixture
 def client(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:
@@ -50,7 +56,7 @@ def test_restored_pictures_are_those_of_the_command(client: httpx.Client, file: 
     answer = client.post("/restore", content=file.read_bytes())
     report = report_of(answer)
     assert answer.headers["content-type"] == "image/png"
-    expected = Restorer(load_pretrained()).restore(photograph)
+    expected = Restorer(load_pretrained("moce_ir_30g")).restore(photograph)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), expected)
     assert (report["height"], report["width"], report["format"], report["depth"]) == (60, 80, "png", "uint8")
     assert len(report["experts"]) == 7

@@ -54,7 +54,6 @@ async function start() {
   for (let expert = 0; expert < count; expert++) {
     part("expert").append(new Option(`expert ${expert} in every layer`, String(expert)));
   }
-  part("expert").disabled = !count;
   // One step beyond the most expensive route means no limit.
   const dearest = experts.reduce((sum, layer) => sum + Math.max(...layer), settings.base_gmacs);
   const budget = part("budget");
@@ -62,7 +61,7 @@ async function start() {
   budget.step = "0.1";
   budget.max = String(Math.ceil(dearest * 10) / 10 + 0.1);
   budget.value = String(settings.mac_budget || budget.max);
-  budget.disabled = !count;
+  part("routing").hidden = part("route-figure").hidden = !count;
   tellValues();
 }
 
@@ -123,7 +122,7 @@ const degradations = () => {
 const wishes = () => {
   const chosen = degradations();
   for (const id of ["strength", "texture", "expert", "format"]) if (part(id).value !== "") chosen.set(id, part(id).value);
-  chosen.set("mac_budget", String(budget()));
+  if (!part("routing").hidden) chosen.set("mac_budget", String(budget()));
   if (part("filter").checked) chosen.set("filter", "1");
   return chosen;
 };
@@ -223,7 +222,7 @@ function tellResult() {
   setDownload();
   const facts = [
     ["Took", `${report.seconds < 10 ? report.seconds.toFixed(1) : Math.round(report.seconds)} s`],
-    ["Cost of the route", gmacs(report.gmacs)],
+    ["Cost at 1280×720", gmacs(report.gmacs)],
     ["Picture", `${report.width}×${report.height}${report.frames > 1 ? `, ${report.frames} pictures` : ""}`],
     ["File", `${report.format.toUpperCase()}, ${report.depth}`],
   ];
@@ -239,15 +238,17 @@ function tellResult() {
     pair.append(dt, dd);
     return pair;
   }));
-  const limit = part("expert").value === "" ? budget() : 0;
-  part("route-text").textContent = describe(report, limit);
   part("warnings").replaceChildren(...report.warnings.map((warning) => {
     const item = document.createElement("li");
     item.textContent = warning;
     return item;
   }));
   part("result").hidden = false;
-  part("route").replaceChildren(drawRoute(report, settings, limit, part("route").clientWidth));
+  if (settings.experts_gmacs.length) {
+    const limit = part("expert").value === "" ? budget() : 0;
+    part("route-text").textContent = describe(report, limit);
+    part("route").replaceChildren(drawRoute(report, settings, limit, part("route").clientWidth));
+  }
   tell(`Restored in ${report.seconds.toFixed(1)} seconds. ${gmacs(report.gmacs)}.`);
 }
 

@@ -1,4 +1,4 @@
-// Draws the route of a picture: a column for each routed layer and a row for each expert, larger ones below.
+// Draws the route of a picture through a network with experts: a column for each routed layer and a row for each expert, larger ones below.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,10 +14,11 @@ export function gmacs(value) { return `${value.toFixed(2)} GMACs`; }
 // report: a restored picture's; costs: {base_gmacs, experts_gmacs}; budget: GMACs, 0 for none; space: width in pixels.
 export function drawRoute(report, costs, budget, space) {
   const layers = costs.experts_gmacs;
-  const rows = layers.length ? layers[0].length : 0;
+  const rows = layers[0].length;
   const [left, top, row] = [74, 10, 34];
   const column = space < 500 ? 36 : 62; // so that the text stays readable
-  const width = left + column * Math.max(layers.length, 6) + 16;
+  const columns = Math.max(layers.length, 6); // room for the scale of the cost
+  const width = left + column * columns + 16;
   const bars = top + row * rows + 30;
   const height = bars + 44;
   const said = describe(report, budget);
@@ -43,13 +44,13 @@ export function drawRoute(report, costs, budget, space) {
   for (let expert = 0; expert < rows; expert++) {
     svg.append(element("text", { x: 4, y: center(0, expert)[1] + 4 }, `expert ${expert}`));
   }
-  if (rows) svg.append(element("text", { x: 4, y: top + row * rows + 14 }, "layer"));
+  svg.append(element("text", { x: 4, y: top + row * rows + 14 }, "layer"));
 
   // The route's cost, between the cheapest and the most expensive route.
   const sum = (choose) => layers.reduce((total, experts) => total + choose(experts), costs.base_gmacs);
   const [cheapest, dearest] = [sum((experts) => Math.min(...experts)), sum((experts) => Math.max(...experts))];
   const span = Math.max(dearest - cheapest, 1e-9);
-  const end = left + column * Math.max(layers.length, 6);
+  const end = left + column * columns;
   const place = (value) => left + (end - left) * Math.min(1, Math.max(0, (value - cheapest) / span));
   svg.append(element("rect", { class: "rail", x: left, y: bars, width: end - left, height: 8, rx: 4 }));
   svg.append(element("rect", {
@@ -70,6 +71,5 @@ export function drawRoute(report, costs, budget, space) {
 export function describe(report, budget) {
   const route = report.experts.map((layer) => layer.join("+")).join(", ");
   const within = budget ? `, within a budget of ${budget.toFixed(1)}` : "";
-  const routed = report.experts.length ? `Experts taken, layer by layer: ${route}.` : "The network has no routed layers.";
-  return `${routed} ${gmacs(report.gmacs)} at 1280×720${within}.`;
+  return `Experts taken, layer by layer: ${route}. ${gmacs(report.gmacs)} at 1280×720${within}.`;
 }
