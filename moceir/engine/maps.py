@@ -70,6 +70,11 @@ class Map:
             pieces.append(strip[:, :, max(0, top - start) : bottom - start])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the strips in memory."""
+        return sum(strip.nbytes for strip in self.strips if strip is not None)
+
     def release(self, top: int) -> None:
         """Release the strips that lie above a row."""
         for index in range(min(len(self.strips), self.rows.strip(max(0, top)))):

@@ -8,6 +8,7 @@ strips depends on the picture's size alone, so the number of threads does not ch
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moceir.cores import available_cores
-from moceir.engine.allocator import give_freed_memory_back, in_pages_of_its_own
+from moceir.engine.allocator import Pages, give_freed_memory_back, memory
 from moceir.engine.maps import Computed, Map, Readable, Rows
 from moceir.engine.pictures import ContinuedPicture, Read, Write
 from moceir.engine.regions import Region
@@ -36,10 +37,19 @@ STRIP_PIXELS = 64 * 1280
 #: Maps of up to this many pixels stay in one strip: a second thread would save less than a second strip costs.
 ONE_STRIP = 6_000
 
-#: In pictures of more pixels, the engine computes two things twice rather than keep them: the map before the first
-#: halving, when the decoder needs it, and what blocks of that resolution keep from pass to pass. Maps then have pages
-#: of their own, because among blocks of other sizes they would leave gaps.
-COMPUTE_TWICE_FROM = 8_000_000
+#: In pictures of more pixels, maps have pages of their own, because among blocks of other sizes they would leave gaps.
+LARGE = 8_000_000
+
+#: Large pictures whose maps would take more than this part of a core's share of the machine's memory compute two things
+#: twice rather than keep them: the map before the first halving, when the decoder needs it, and what blocks of that
+#: resolution keep from pass to pass. It is a part of all memory, not of what is free, so that a machine always gives
+#: the same result, and there may be a process for each core.
+PART_OF_MEMORY = 0.5
+
+#: The number of maps like the first that are in memory at once if nothing is computed twice.
+MAPS_AT_ONCE = 4
+
+Keep = Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
 
 
 def move(network: UNet, device: str) -> UNet:
@@ -139,7 +149,8 @@ class Engine:
         """
         run = self.network.begin(experts=experts)
         levels = self._levels(height, width)
-        lean = height * width > COMPUTE_TWICE_FROM and self.device.type == "cpu"
+        large, sparing = height * width > LARGE and self.device.type == "cpu", False
+        keep = Pages().copy if large else channels_last
         padded = padded_size(len(self.network.down), (height, width))
         picture = ContinuedPicture(read, height, width, padded)
         current = Map(levels[0])
@@ -149,22 +160,25 @@ class Engine:
         deepen: nn.Module = nn.Identity()
         for part in self.network.parts():
             module = part.module
+            if large:
+                give_freed_memory_back()
             if part.kind == "embed":
                 recipe.append((_reach(module), module))
-                current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read, lean=lean)
+                current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read, keep=keep)
+                sparing = large and MAPS_AT_ONCE * current.nbytes > PART_OF_MEMORY * memory() / (os.cpu_count() or 1)
             elif part.kind == "block":
-                current, step = self._block(module, current, run, lean=lean, twice=lean and level == 0)
+                current, step = self._block(module, current, run, keep=keep, twice=sparing and level == 0)
                 recipe.append(step)
             elif part.kind == "down":
-                twice = lean and level == 0
+                twice = sparing and level == 0
                 skips.append(Computed(picture, levels[0], tuple(recipe)) if twice else current)
-                current = self._halve(module, current, levels[level + 1], release=twice, lean=lean)
+                current = self._halve(module, current, levels[level + 1], release=twice, keep=keep)
                 level += 1
             elif part.kind == "up":
                 deepen = module
             elif part.kind == "fuse":
                 level -= 1
-                current = self._double(deepen, module, current, skips.pop(), levels[level], lean=lean)
+                current = self._double(deepen, module, current, skips.pop(), levels[level], keep=keep)
             else:
                 self._write(module, current, picture, write, (height, width))
         return tuple(run.routings)
@@ -194,7 +208,7 @@ class Engine:
         compute: Callable[[int, int], Tensor],
         release: Sequence[tuple[Map, float, int]] = (),
         *,
-        lean: bool,
+        keep: Keep,
     ) -> Map:
         """Compute a new map.
 
@@ -202,21 +216,18 @@ class Engine:
             rows: its division into strips.
             compute: returns its rows.
             release: maps to release strip by strip, as (map, rows of it for each new row, rows read around a strip).
-            lean: see :data:`COMPUTE_TWICE_FROM`.
+            keep: copies a strip to where it stays.
         """
         new = Map(rows)
-        keep = in_pages_of_its_own if lean else channels_last
         for strip in self.workers.map(lambda strip: keep(compute(*strip)), rows):
             new.strips.append(strip)
             done = len(new.strips) * rows.size
             for old, scale, reach in release:
                 old.release(int(done * scale) - reach)
-        if lean:
-            give_freed_memory_back()
         return new
 
     def _block(
-        self, block: nn.Module, current: Map, run: Run, *, lean: bool, twice: bool
+        self, block: nn.Module, current: Map, run: Run, *, keep: Keep, twice: bool
     ) -> tuple[Map, tuple[int, Callable[[Tensor, Halo], Tensor]]]:
         """Return the block's result on a map, and the step that computes it from the block's input.
 
@@ -237,24 +248,22 @@ class Engine:
             keeping = Map(rows)
             sums = []
             summarise = partial(self._summarise, block, strip, reach, known)
-            for total, keep in self.workers.map(summarise, rows):
+            for total, kept_strip in self.workers.map(summarise, rows):
                 sums.append(total)
-                keeping.strips.append(None if twice or keep is None else in_pages_of_its_own(keep) if lean else keep)
+                keeping.strips.append(None if twice or kept_strip is None else keep(kept_strip))
             # A worker runs this, too: an operation in this thread would wake other threads, which spin for a while.
             conclude = partial(block.conclude, known=known, run=run)
             known.extend(self.workers.map(conclude, [add_up(sums)]))
             kept = None if keeping.strips[0] is None else keeping
-            if lean:
-                give_freed_memory_back()
         reach = block.reaches[-1]
         if not block.rewrites:
             return current, (0, lambda x, halo: halo.crop(x))
         recompute = block.reach, lambda x, halo: block.recompute(x, halo, known)
         if twice:
             compute = Computed(current, rows, [recompute]).read
-            return self._map(rows, compute, [(current, 1.0, block.reach)], lean=lean), recompute
+            return self._map(rows, compute, [(current, 1.0, block.reach)], keep=keep), recompute
         release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
-        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, lean=lean)
+        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, keep=keep)
         return new, recompute
 
     @staticmethod
@@ -263,16 +272,16 @@ class Engine:
     ) -> tuple[Any, Tensor | None]:
         return block.summarise(strip(*rows, reach), known)
 
-    def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool, lean: bool) -> Map:
+    def _halve(self, module: nn.Module, current: Map, rows: Rows, *, release: bool, keep: Keep) -> Map:
         """Compute the map a level deeper; ``release``: release the one above meanwhile."""
 
         def compute(top: int, bottom: int) -> Tensor:
             first, last, halo = current.rows.grown(2 * top, 2 * bottom, _reach(module))
             return module(current.read(first, last), halo)
 
-        return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [], lean=lean)
+        return self._map(rows, compute, [(current, 2.0, _reach(module))] if release else [], keep=keep)
 
-    def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows, *, lean: bool) -> Map:
+    def _double(self, up: nn.Module, fuse: nn.Module, current: Map, skip: Readable, rows: Rows, *, keep: Keep) -> Map:
         """Compute the map a level above, fused with its skip."""
 
         def compute(top: int, bottom: int) -> Tensor:
@@ -282,7 +291,7 @@ class Engine:
         release: list[tuple[Map, float, int]] = [(current, 0.5, _reach(up))]
         if isinstance(skip, Map):
             release.append((skip, 1.0, 0))
-        return self._map(rows, compute, release, lean=lean)
+        return self._map(rows, compute, release, keep=keep)
 
     def _write(
         self, module: nn.Module, current: Map, picture: ContinuedPicture, write: Write, size: tuple[int, int]

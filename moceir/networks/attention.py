@@ -8,22 +8,22 @@ and product and norms are sums over pixels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.layers import Convolution, convolve, depthwise, inferring_on_cpu, pointwise, some_channels
-from moceir.networks.strips import NO_HALO, Halo, Sums
+from moceir.networks.strips import NO_HALO, Halo, Sums, sum_over_pixels
 
 
 class Gram(Sums):
     """Products of queries and keys (B, heads, c, c), squares of queries and of keys (B, heads, c, 1)."""
 
     @classmethod
-    def of(cls, query: Float[Tensor, "b c h w"], key: Float[Tensor, "b c h w"], heads: int) -> Gram:
-        """Compute the sums over all pixels of two (B, C, H, W); C is a multiple of heads."""
-        return cls((_products(query, key, heads), _squares(query, heads), _squares(key, heads)))
+    def of(cls, query_key: Float[Tensor, "b two_c h w"], heads: int) -> Gram:
+        """Compute the sums over all pixels of queries and keys, of C channels each, a multiple of heads."""
+        query, key = query_key.chunk(2, dim=1)
+        return cls((_products(query, key, heads), *_squares(query_key, 2 * heads).chunk(2, dim=1)))
 
     def mixing(self, temperature: Float[Tensor, "heads 1 1"]) -> Float[Tensor, "b heads d d"]:
         """Return the matrices (B, heads, c, c) that mix the values; ``temperature`` is (heads, 1, 1)."""
@@ -70,7 +70,7 @@ def _products(
 
 
 def _squares(x: Float[Tensor, "b c h w"], heads: int) -> Float[Tensor, "b heads d 1"]:
-    return rearrange((x * x).sum(dim=(2, 3)), "b (heads c) -> b heads c 1", heads=heads)
+    return rearrange(sum_over_pixels(x * x), "b (heads c) -> b heads c 1", heads=heads)
 
 
 def attend(
@@ -112,8 +112,7 @@ class SelfAttention(nn.Module):
     def gram(self, x: Float[Tensor, "b c h w"], halo: Halo) -> Gram:
         """Return the sums over the strip; ``x`` (B, C, H, W) has a halo of one row."""
         dim = self.project.in_channels
-        query, key = some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim, halo).chunk(2, dim=1)
-        return Gram.of(query, key, len(self.temperature))
+        return Gram.of(some_channels(x, self.qkv, self.qkv_mix, 0, 2 * dim, halo), len(self.temperature))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], mixing: Float[Tensor, "b heads d d"], halo: Halo = NO_HALO
@@ -156,8 +155,10 @@ class CrossAttention(nn.Module):
         """
         heads = len(self.temperature)
         near = halo.less(1)
-        # Zeros beyond the strip, so that the rows next to it get what it contributes to them.
-        query = self.query_mix(F.pad(self.query(x), (0, 0, near.above, near.below)))
+        # With the rows next to the strip, which get what it contributes to them.
+        mix = self.query_mix
+        wide = convolve(self.query(x), mix.weight, mix.bias, padding=(2, 1), groups=mix.groups)
+        query = Halo(1 - near.above, 1 - near.below).crop(wide)
         dim = self.project.in_channels
         key = some_channels(context, self.key_value, self.key_value_mix, 0, dim, halo)
         products, squares = _products(query, key, heads), _squares(query, heads)

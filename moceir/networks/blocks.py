@@ -15,7 +15,7 @@ from moceir.networks.experts import Expert
 from moceir.networks.layers import ChannelNorm, FeedForward, composed, fold_norm, plus, pointwise, times
 from moceir.networks.routes import Routing, Run
 from moceir.networks.routing import Router
-from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels, sum_over_pixels
 
 
 class EncoderBlock(Block):
@@ -47,7 +47,7 @@ class EncoderBlock(Block):
         halo = strip.halo
         x = plus(self.attention(strip.prepared, known[0], halo), halo.crop(strip.x, keep=1))
         near = halo.less(1)
-        return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
+        return self.feed_forward(self.norm2(x), near, near.crop(x))
 
     def fold(self) -> None:
         """Merge the norms' gains into the convolutions after them, and the attention's projection into its matrix."""
@@ -177,7 +177,7 @@ class DecoderBlock(Block):
         halo = strip.halo
         if not known:
             inside = halo.crop(routed)
-            return Sums((*self.shared.gram(shared, halo), inside.sum(dim=(2, 3)), pixels(inside))), None
+            return Sums((*self.shared.gram(shared, halo), sum_over_pixels(inside), pixels(inside))), None
         mixing, routing = known[0]
         context = self.shared(shared, mixing, halo)
         kept = halo.less(4).crop(context)
@@ -210,7 +210,7 @@ class DecoderBlock(Block):
             update = update * (gate / gate.detach())
         x = plus(update, halo.crop(strip.x, keep=1))
         near = halo.less(1)
-        return plus(self.feed_forward(self.norm2(x), near), near.crop(x))
+        return self.feed_forward(self.norm2(x), near, near.crop(x))
 
     def fold(self) -> None:
         """Merge consecutive 1×1 convolutions; the experts then do all that happens to their input."""

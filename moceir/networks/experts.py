@@ -15,14 +15,15 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from moceir.networks.layers import ChannelNorm, channels_last, depthwise, pointwise, times
+from moceir.networks.layers import ChannelNorm, channels_last, depthwise, inferring_on_cpu, pointwise, times
 from moceir.networks.strips import NO_HALO, Halo
 
 
 def pad_to_windows(x: Float[Tensor, "b c h w"], window: int) -> Float[Tensor, "b c padded_h padded_w"]:
     """Zero-pad (B, C, H, W) right and bottom so that the window divides H and W."""
     height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % window, 0, -height % window))
+    missing = (0, -width % window, 0, -height % window)
+    return x if inferring_on_cpu(x) and not any(missing) else F.pad(x, missing)  # no decision of one size in a graph
 
 
 def covered_pixels(height: int, width: int, window: int) -> int:

@@ -6,7 +6,7 @@ here keeps whichever order it is given.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +93,34 @@ def convolve(
     else:
         y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
     return {"none": lambda z: z, "gelu": F.gelu, "silu": F.silu}[activation](y)
+
+
+def join(
+    operation: Literal["add", "mul"],
+    other: Float[Tensor, "b c2 h w"],
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c2 c 1 1"],
+    bias: Float[Tensor, " c2"] | None,
+) -> Float[Tensor, "b c2 h w"]:
+    """Return another map plus, or times, a 1×1 convolution of ``x``; on CPUs in one pass over memory."""
+    if inferring_on_cpu(x) and x.numel() > SMALL:
+        fused = torch.ops.mkldnn._convolution_pointwise.binary
+        return cast(Tensor, fused(x, other, weight, bias, (0, 0), (1, 1), (1, 1), 1, operation, 1.0, None, [], None))
+    y = convolve(x, weight, bias)
+    return plus(y, other) if operation == "add" else times(y, other)
+
+
+def plus_pointwise(
+    total: Float[Tensor, "b c2 h w"],
+    x: Float[Tensor, "b c h w"],
+    weight: Float[Tensor, "c2 c 1 1"],
+    bias: Float[Tensor, " c2"] | None,
+) -> Float[Tensor, "b c2 h w"]:
+    """Add a 1×1 convolution of ``x`` to a map, in place when no gradient needs that; it costs no pass over memory."""
+    if inferring_on_cpu(x) and x.numel() > SMALL:
+        fused = torch.ops.mkldnn._convolution_pointwise_.binary
+        return cast(Tensor, fused(total, x, weight, bias, (0, 0), (1, 1), (1, 1), 1, "add", 1.0, None, [], None))
+    return plus(total, convolve(x, weight, bias))
 
 
 def spread(
@@ -203,9 +231,14 @@ class ChannelNorm(nn.LayerNorm):
                 return super().forward(pixels).permute(0, 3, 1, 2)
             variance = pixels.var(dim=-1, correction=0, keepdim=True)
             return (pixels * (variance + self.eps).rsqrt()).permute(0, 3, 1, 2)
-        # Means as matrix products: torch's reductions are slow over as few numbers as there are channels.
-        average = x.new_full((1, x.shape[1]), 1 / x.shape[1])
-        mean, power = F.linear(pixels, average), F.linear(pixels * pixels, average)
+        # Sums over few channels as matrix products, because torch's reductions are slow.
+        channels = x.shape[1]
+        average = x.new_full((1, channels), 1 / channels)
+        mean = F.linear(pixels, average)
+        if channels < 16:
+            power = F.linear(pixels * pixels, average)
+        else:
+            power = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True).square_().div_(channels)
         scale = (power - mean * mean).clamp_min_(0).add_(self.eps).rsqrt_()
         if self.folded:
             return (pixels * scale).permute(0, 3, 1, 2)
@@ -222,12 +255,15 @@ class FeedForward(nn.Module):
         self.mix = depthwise(2 * hidden, 3, bias=bias)
         self.project = pointwise(hidden, dim, bias=bias)
 
-    def forward(self, x: Float[Tensor, "b c h w"], halo: Halo = NO_HALO) -> Float[Tensor, "b c rows w"]:
-        """Map (B, C, H, W) with a halo of one row to the same without."""
+    def forward(
+        self, x: Float[Tensor, "b c h w"], halo: Halo, total: Float[Tensor, "b c rows w"]
+    ) -> Float[Tensor, "b c rows w"]:
+        """Add the result on ``x``, which has a halo of one row, to ``total``, in place when no gradient needs it."""
         # The two halves apart: half the channels of a map are not contiguous, and slow.
         hidden = self.project.in_channels
         gate = some_channels(x, self.expand, self.mix, 0, hidden, halo, "gelu")
-        return self.project(times(gate, some_channels(x, self.expand, self.mix, hidden, 2 * hidden, halo)))
+        gated = times(gate, some_channels(x, self.expand, self.mix, hidden, 2 * hidden, halo))
+        return plus_pointwise(total, gated, self.project.weight, self.project.bias)
 
 
 class Downsample(nn.Sequential):

@@ -23,13 +23,14 @@ from moceir.networks.layers import (
     convolve,
     depthwise,
     fold_norm,
-    plus,
+    join,
+    plus_pointwise,
     pointwise,
     some_channels,
     times,
 )
 from moceir.networks.routes import Run
-from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels
+from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels, sum_over_pixels
 from moceir.networks.unet import UNet
 
 
@@ -67,7 +68,7 @@ class GatedBlock(Block):
         normed = self.norm1(strip.x)
         dim = self.project1.in_channels
         gated = times(*(some_channels(normed, self.expand1, self.mix, i, i + dim, strip.halo) for i in (0, dim)))
-        return Sums((gated.sum(dim=(2, 3), keepdim=True), pixels(gated))), gated
+        return Sums((sum_over_pixels(gated)[..., None, None], pixels(gated))), gated
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b c 1 1"]:
         """Return the attention of each channel."""
@@ -81,16 +82,16 @@ class GatedBlock(Block):
             raise ValueError("the first pass keeps the gated map for the second")
         if self.folded:  # channel attention as part of the 1×1 after it
             weight = self.project1.weight * known[0].flatten()[:, None, None]
-            x = plus(convolve(gated, weight, self.project1.bias), strip.x)
-            return plus(self._feed_forward(x), x)
+            x = join("add", strip.x, gated, weight, self.project1.bias)
+            return plus_pointwise(x, self._gated(x), self.project2.weight, self.project2.bias)
         x = strip.x + self.gain1 * self.project1(known[0] * gated)
-        return x + self.gain2 * self._feed_forward(x)
+        return x + self.gain2 * self.project2(self._gated(x))
 
-    def _feed_forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def _gated(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gated h w"]:
         normed, layer, dim = self.norm2(x), self.expand2, self.project2.in_channels
         biases = (None, None) if layer.bias is None else layer.bias.split(dim)
-        first, second = (convolve(normed, *half) for half in zip(layer.weight.split(dim), biases, strict=True))
-        return self.project2(times(first, second))
+        first, second = zip(layer.weight.split(dim), biases, strict=True)
+        return join("mul", convolve(normed, *first), normed, *second)
 
     def fold(self) -> None:
         """Merge the norms' and the residual gains into the convolutions beside them."""

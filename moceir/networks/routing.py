@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from moceir.networks.layers import depthwise
 from moceir.networks.routes import Routing, RoutingRules, Run, select_experts
-from moceir.networks.strips import Block, Strip, Sums, pixels
+from moceir.networks.strips import Block, Strip, Sums, pixels, sum_over_pixels
 
 
 def importance_and_load(
@@ -71,7 +71,7 @@ class FrequencyEmbedding(Block):
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
         """Return the sums of high-pass responses, and their number."""
         high = F.gelu(self.high_pass(strip.x, strip.halo))
-        return Sums((high.sum(dim=(2, 3)), pixels(high))), None
+        return Sums((sum_over_pixels(high), pixels(high))), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
         """Return the embedding for the routers, (B, d)."""
@@ -146,7 +146,7 @@ class PictureRouter(Block):
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
         """Return the sums of values and of squares, and the number of pixels."""
         x = strip.x.detach()
-        return Sums((x.sum(dim=(2, 3)), (x * x).sum(dim=(2, 3)), pixels(x))), None
+        return Sums((sum_over_pixels(x), sum_over_pixels(x * x), pixels(x))), None
 
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> None:
         """Return the routing for all blocks with experts."""

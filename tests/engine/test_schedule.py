@@ -62,27 +62,29 @@ def test_the_engine_equals_the_published_network(reference: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (61, 50), (150, 97), (200, 64)])
-@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("part", [None, 1.0, 0.0])  # of the machine's memory, for a large picture
 @pytest.mark.usefixtures("many_strips")
 def test_any_size_in_any_strips(
-    make_network: Make, size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch
+    make_network: Make, size: tuple[int, int], part: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if lean:
-        monkeypatch.setattr(engine_module, "COMPUTE_TWICE_FROM", 0)
+    if part is not None:
+        monkeypatch.setattr(engine_module, "LARGE", 0)
+        monkeypatch.setattr(engine_module, "PART_OF_MEMORY", part)
     network = make_network(**SMALL)
     assert sum(len(list(rows)) for rows in Engine(network)._levels(200, 64)) > 8
     same(network, pictures(1, *size))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (61, 50), (150, 97)])
-@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("part", [None, 1.0, 0.0])  # of the machine's memory, for a large picture
 @pytest.mark.parametrize("kind", [NAFNet, NAFMixture])
 @pytest.mark.usefixtures("many_strips")
 def test_the_second_network_in_strips(
-    kind: type[NAFNet], size: tuple[int, int], lean: bool, monkeypatch: pytest.MonkeyPatch
+    kind: type[NAFNet], size: tuple[int, int], part: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if lean:
-        monkeypatch.setattr(engine_module, "COMPUTE_TWICE_FROM", 0)
+    if part is not None:
+        monkeypatch.setattr(engine_module, "LARGE", 0)
+        monkeypatch.setattr(engine_module, "PART_OF_MEMORY", part)
     network = randomise(kind(dim=4, num_blocks=(2, 1, 1), num_decoder_blocks=(1, 2))).eval()
     same(network, pictures(2, *size))
 
@@ -171,8 +173,9 @@ def test_real_photographs_with_the_shipped_weights() -> None:
     same(network, noisy)
 
 
-@register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
-def _fused(x: Size, weight: Size, *_: object, out_shape: Size, **__: object) -> int:
+@register_flop_formula([torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_])
+def _fused(first: Size, second: Size, third: Size | None, *_: object, out_shape: Size, **__: object) -> int:
+    weight = third if third is not None and len(third) == 4 else second  # the third, if the others are two maps
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 

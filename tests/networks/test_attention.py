@@ -12,7 +12,8 @@ def channel_attention(
 ) -> torch.Tensor:
     project = pointwise(value.shape[1], value.shape[1], bias=False)
     torch.nn.init.eye_(project.weight.data[:, :, 0, 0])
-    return attend(Gram.of(query, key, len(temperature)).mixing(temperature), value, project, folded=folded)
+    gram = Gram.of(torch.cat([query, key], dim=1), len(temperature))
+    return attend(gram.mixing(temperature), value, project, folded=folded)
 
 
 def test_channel_attention_is_its_definition() -> None:
@@ -33,7 +34,7 @@ def test_channel_attention_is_its_definition() -> None:
 
 def test_sums_of_strips_that_share_queries_equal_those_of_the_whole() -> None:
     query, key = torch.randn(2, 1, 8, 9, 6, dtype=torch.float64)
-    whole = Gram.of(query, key, 2)
+    whole = Gram.of(torch.cat([query, key], dim=1), 2)
     parts = []
     for top, bottom in ((0, 3), (3, 5), (5, 9)):
         # Each strip contributes to the queries of its own rows and of adjacent rows; here, half of each neighbour's.
@@ -46,8 +47,8 @@ def test_sums_of_strips_that_share_queries_equal_those_of_the_whole() -> None:
         if bottom < 9:
             own[:, :, bottom : bottom + 1] += 0.25 * query[:, :, bottom : bottom + 1]
             own[:, :, bottom - 1 : bottom] -= 0.25 * query[:, :, bottom - 1 : bottom]
-        gram = Gram.of(own[:, :, rows], key[:, :, rows], 2)
-        keys = Gram.of(query[:, :, top:bottom], key[:, :, top:bottom], 2)[2]
+        gram = Gram.of(torch.cat([own, key], dim=1)[:, :, rows], 2)
+        keys = Gram.of(torch.cat([query, key], dim=1)[:, :, top:bottom], 2)[2]
         split = own[:, :, rows].unflatten(1, (2, 4))
         parts.append(OverlappingGram((gram[0], gram[1], keys, split[..., :2, :], split[..., -2:, :])))
     total = parts[0].plus(parts[1]).plus(parts[2])
