@@ -156,9 +156,9 @@ class CrossAttention(nn.Module):
         heads = len(self.temperature)
         near = halo.less(1)
         # With the rows next to the strip, which get what it contributes to them.
-        mix = self.query_mix
-        wide = convolve(self.query(x), mix.weight, mix.bias, padding=(2, 1), groups=mix.groups)
-        query = Halo(1 - near.above, 1 - near.below).crop(wide)
+        mix, more = self.query_mix, max(near.above, near.below)
+        wide = convolve(self.query(x), mix.weight, mix.bias, padding=(1 + more, 1), groups=mix.groups)
+        query = Halo(more - near.above, more - near.below).crop(wide)
         dim = self.project.in_channels
         key = some_channels(context, self.key_value, self.key_value_mix, 0, dim, halo)
         products, squares = _products(query, key, heads), _squares(query, heads)
