@@ -44,7 +44,7 @@ LARGE = 8_000_000
 #: twice rather than keep them: the map before the first halving, when the decoder needs it, and what blocks of that
 #: resolution keep from pass to pass. It is a part of all memory, not of what is free, so that a machine always gives
 #: the same result, and there may be a process for each core.
-PART_OF_MEMORY = 0.5
+PART_OF_MEMORY = 0.25
 
 #: The number of maps like the first that are in memory at once if nothing is computed twice.
 MAPS_AT_ONCE = 4
