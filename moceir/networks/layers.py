@@ -101,26 +101,20 @@ def join(
     x: Float[Tensor, "b c h w"],
     weight: Float[Tensor, "c2 c 1 1"],
     bias: Float[Tensor, " c2"] | None,
+    *,
+    in_place: bool = False,
 ) -> Float[Tensor, "b c2 h w"]:
-    """Return another map plus, or times, a 1×1 convolution of ``x``; on CPUs in one pass over memory."""
+    """Return another map plus, or times, a 1×1 convolution of ``x``; on CPUs in one pass over memory.
+
+    ``in_place`` allows writing the result into ``other``, which costs no pass at all.
+    """
     if inferring_on_cpu(x) and x.numel() > SMALL:
-        fused = torch.ops.mkldnn._convolution_pointwise.binary
-        return cast(Tensor, fused(x, other, weight, bias, (0, 0), (1, 1), (1, 1), 1, operation, 1.0, None, [], None))
+        rest: Any = (weight, bias, (0, 0), (1, 1), (1, 1), 1, operation, 1.0, None, [], None)
+        if in_place:
+            return cast(Tensor, torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *rest))
+        return cast(Tensor, torch.ops.mkldnn._convolution_pointwise.binary(x, other, *rest))
     y = convolve(x, weight, bias)
     return plus(y, other) if operation == "add" else times(y, other)
-
-
-def plus_pointwise(
-    total: Float[Tensor, "b c2 h w"],
-    x: Float[Tensor, "b c h w"],
-    weight: Float[Tensor, "c2 c 1 1"],
-    bias: Float[Tensor, " c2"] | None,
-) -> Float[Tensor, "b c2 h w"]:
-    """Add a 1×1 convolution of ``x`` to a map, in place when no gradient needs that; it costs no pass over memory."""
-    if inferring_on_cpu(x) and x.numel() > SMALL:
-        fused = torch.ops.mkldnn._convolution_pointwise_.binary
-        return cast(Tensor, fused(total, x, weight, bias, (0, 0), (1, 1), (1, 1), 1, "add", 1.0, None, [], None))
-    return plus(total, convolve(x, weight, bias))
 
 
 def spread(
@@ -263,7 +257,7 @@ class FeedForward(nn.Module):
         hidden = self.project.in_channels
         gate = some_channels(x, self.expand, self.mix, 0, hidden, halo, "gelu")
         gated = times(gate, some_channels(x, self.expand, self.mix, hidden, 2 * hidden, halo))
-        return plus_pointwise(total, gated, self.project.weight, self.project.bias)
+        return join("add", total, gated, self.project.weight, self.project.bias, in_place=True)
 
 
 class Downsample(nn.Sequential):

@@ -24,7 +24,6 @@ from moceir.networks.layers import (
     depthwise,
     fold_norm,
     join,
-    plus_pointwise,
     pointwise,
     some_channels,
     times,
@@ -83,7 +82,7 @@ class GatedBlock(Block):
         if self.folded:  # channel attention as part of the 1×1 after it
             weight = self.project1.weight * known[0].flatten()[:, None, None]
             x = join("add", strip.x, gated, weight, self.project1.bias)
-            return plus_pointwise(x, self._gated(x), self.project2.weight, self.project2.bias)
+            return join("add", x, self._gated(x), self.project2.weight, self.project2.bias, in_place=True)
         x = strip.x + self.gain1 * self.project1(known[0] * gated)
         return x + self.gain2 * self.project2(self._gated(x))
 

@@ -1,4 +1,5 @@
-// Draws the route of a picture through a network with experts: a column for each routed layer and a row for each expert, larger ones below.
+// Draws a picture's route through a network with experts: a column for each routed layer, and a row for each expert,
+// larger ones below.
 
 const SVG = "http://www.w3.org/2000/svg";
 
