@@ -10,8 +10,8 @@ def moce_ir_30g(pretrained: bool = True):  # torch.hub imports what it needs onl
     return moceir.load_pretrained("moce_ir_30g") if pretrained else moceir.MoCEIR().eval()
 
 
-def naf_30g(pretrained: bool = True):
-    """The second network, without experts, with the shipped weights or, untrained, as it begins."""
+def naf_mixture_30g(pretrained: bool = True):
+    """The second network, with experts, with the shipped weights or, untrained, as it begins."""
     import moceir
 
-    return moceir.load_pretrained("naf_30g") if pretrained else moceir.NAFNet().eval()
+    return moceir.load_pretrained("naf_mixture_30g") if pretrained else moceir.NAFMixture().eval()

@@ -17,8 +17,8 @@ from moceir.pictures.files import write_atomically
 _WHAT = "Removes Gaussian, photon and camera noise from photographs, without knowing the noise level."
 _LIMITS = (
     "Barely reduces strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, "
-    "which are for non-commercial research, and naf_30g also on photographs some of which state no licence. To avoid "
-    "such pictures, train other weights with the same package."
+    "which are for non-commercial research, and naf_mixture_30g also on photographs some of which state no licence. To "
+    "avoid such pictures, train other weights with the same package."
 )
 
 

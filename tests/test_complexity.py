@@ -114,7 +114,7 @@ def test_a_network_without_experts_has_one_route() -> None:
     assert not report.experts
     assert not costs.experts
     assert {total.conv_matmul for total in report.totals().values()} == {costs.base}
-    assert report.parameters == 287_347
+    assert report.parameters == 261_203
     assert costs.base < 30e9
 
 

@@ -62,7 +62,7 @@ def test_a_card_has_the_hubs_yaml_and_results(tmp_path: Path) -> None:
     psnr, ssim = card.data.eval_results
     assert (psnr.dataset_name, psnr.metric_type, psnr.metric_value) == ("CBSD68, gaussian_25", "psnr", 30.0)
     assert ssim.metric_value == 0.8
-    assert "# Model card: naf_30g" in card.text
+    assert "# Model card: naf_mixture_30g" in card.text
     x = pictures(1, 20, 30)
     assert torch.equal(OnHub.from_pretrained(tmp_path / "hub").network(x), moceir.load_pretrained()(x))
 

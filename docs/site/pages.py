@@ -23,7 +23,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "moceir/weights/moce_ir_30g.md": "model_card.md",
-    "moceir/weights/naf_30g.md": "model_card_naf.md",
+    "moceir/weights/naf_mixture_30g.md": "model_card_naf_mixture.md",
     "conf/README.md": "configuration.md",
 }
 PAGES |= {

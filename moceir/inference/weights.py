@@ -27,7 +27,7 @@ from moceir.pictures.files import write_atomically
 State = dict[str, Tensor]
 
 #: The weights that come with the package, by the names of their networks' configurations; the first are the default.
-SHIPPED = ("naf_30g", "moce_ir_30g")
+SHIPPED = ("naf_mixture_30g", "moce_ir_30g")
 
 _FORMAT = "moceir"
 _LARGEST = 1024

@@ -27,7 +27,7 @@ def same(a: MoCEIR, b: MoCEIR) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_30g", 287_347)])
+@pytest.mark.parametrize(("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_mixture_30g", 813_167)])
 def test_shipped_weights_restore(name: str, parameters: int) -> None:
     network = load_pretrained(name)
     assert not network.training
@@ -257,5 +257,5 @@ def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(weights.resources, "files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):
         load_pretrained("moce_ir_30g")
-    with pytest.raises(WeightsError, match="wide: no such weights come with moceir; there are naf_30g, moce_ir_30g"):
+    with pytest.raises(WeightsError, match="wide: no such weights come with moceir; there are naf_mixture_30g, moce_ir_30g"):
         load_pretrained("wide")
