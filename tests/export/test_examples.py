@@ -41,7 +41,7 @@ def test_python(photograph: np.ndarray, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "onnx_restore.py"), "model.onnx", "noisy.png", "restored.png"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("NAFNet, moceir ")
+    assert run.stdout.startswith("NAFMixture, moceir ")
     expected = moceir.Restorer(network, threads=1).restore(photograph)
     assert largest_step(tmp_path / "restored.png", expected) <= 1
     assert np.abs(expected.astype(int) - photograph).max() > 1  # the output differs from the input

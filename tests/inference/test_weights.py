@@ -257,5 +257,7 @@ def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(weights.resources, "files", lambda _: tmp_path)
     with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):
         load_pretrained("moce_ir_30g")
-    with pytest.raises(WeightsError, match="wide: no such weights come with moceir; there are naf_mixture_30g, moce_ir_30g"):
+    with pytest.raises(
+        WeightsError, match="wide: no such weights come with moceir; there are naf_mixture_30g, moce_ir_30g"
+    ):
         load_pretrained("wide")

@@ -61,7 +61,7 @@ async function start() {
   budget.step = "0.1";
   budget.max = String(Math.ceil(dearest * 10) / 10 + 0.1);
   budget.value = String(settings.mac_budget || budget.max);
-  part("routing").hidden = part("route-figure").hidden = !count;
+  part("routing").hidden = !count;
   tellValues();
 }
 
@@ -244,7 +244,10 @@ function tellResult() {
     return item;
   }));
   part("result").hidden = false;
-  if (settings.experts_gmacs.length) {
+  const layers = settings.experts_gmacs.length;
+  // The server may have been started again with another network since the page was opened.
+  part("route-figure").hidden = layers === 0 || report.experts.length !== layers;
+  if (!part("route-figure").hidden) {
     const limit = part("expert").value === "" ? budget() : 0;
     part("route-text").textContent = describe(report, limit);
     part("route").replaceChildren(drawRoute(report, settings, limit, part("route").clientWidth));
