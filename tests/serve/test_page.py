@@ -215,6 +215,7 @@ def test_the_server_is_started_again_without_experts(server: Server, page: Any, 
         expect(page.get_by_role("alert")).to_be_hidden()
 
         page.reload()  # the page asks for the network's experts when it opens
+        expect(page.locator("#samples img")).to_have_count(5)  # only then does the page take files
         give(page, "picture.png", file.read_bytes())
         expect(page.locator("#name")).to_contain_text("80×60")
         result = restored(page)
