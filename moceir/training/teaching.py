@@ -7,13 +7,14 @@ chooses the expert instead, and the router learns to make the same choice, by cr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moceir.losses.pixel import error_in_db
 from moceir.networks.interface import Restoration
 from moceir.networks.unet import UNet
 
@@ -33,12 +34,15 @@ class ByTask:
     """Assigns an expert to each task, so that experts that are still equal learn to differ.
 
     Args:
-        of_task: first degradation in a task's name (``motion`` in ``motion+camera``) -> expert.
+        of_task: first degradation in a task's name (``motion`` in ``motion+camera``) -> expert, or a list of experts
+            that take turns, by the picture's place in the batch.
         weight: see :class:`Teacher`.
     """
 
-    def __init__(self, *, of_task: Mapping[str, int], weight: float) -> None:
-        self.of_task = dict(of_task)
+    def __init__(self, *, of_task: Mapping[str, int | Sequence[int]], weight: float) -> None:
+        self.of_task = {
+            task: [experts] if isinstance(experts, int) else list(experts) for task, experts in of_task.items()
+        }
         self.weight = weight
 
     def experts(self, network: UNet, degraded: Tensor, clean: Tensor, tasks: list[str]) -> Tensor:
@@ -47,14 +51,17 @@ class ByTask:
         Raises:
             ValueError: when a task has no expert, or the network has no such expert.
         """
-        kinds = [task.partition("+")[0] for task in tasks]
-        for kind in kinds:
-            expert = self.of_task.get(kind)
-            if expert is None or not 0 <= expert < network.num_experts:
+        chosen = []
+        for place, task in enumerate(tasks):
+            kind = task.partition("+")[0]
+            experts = self.of_task.get(kind)
+            if not experts or not all(0 <= expert < network.num_experts for expert in experts):
                 raise ValueError(
-                    f"teacher.of_task.{kind}={expert}: give the task one of the network's {network.num_experts} experts"
+                    f"teacher.of_task.{kind}={experts}: give the task one or more of the network's "
+                    f"{network.num_experts} experts"
                 )
-        return torch.tensor([self.of_task[kind] for kind in kinds], device=degraded.device)
+            chosen.append(experts[place % len(experts)])
+        return torch.tensor(chosen, device=degraded.device)
 
 
 class ByResult:
@@ -78,12 +85,9 @@ class ByResult:
         prices = []
         for expert in range(network.num_experts):
             route = all_layers(network, torch.full((len(degraded),), expert, device=degraded.device))
-            error = (network.restore_and_route(degraded, noise=noise, experts=route).restored - clean).float()
-            cost = network.route_costs.of(route).to(error.device) / 1e9
-            # The offset makes errors below half an 8-bit level insignificant.
-            prices.append(
-                10 * (error.square().mean(dim=(1, 2, 3)) + (0.5 / 255) ** 2).log10() + self.db_per_gmac * cost
-            )
+            restored = network.restore_and_route(degraded, noise=noise, experts=route).restored.float()
+            cost = network.route_costs.of(route).to(degraded.device) / 1e9
+            prices.append(error_in_db(restored, clean.float(), floor=0.5) + self.db_per_gmac * cost)
         return torch.stack(prices).argmin(dim=0)
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 from torch import Tensor, nn
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, peak_signal_noise_ratio
 
 from moceir.losses.frequency import frequency_loss
 from moceir.losses.perceptual import VGG19, PerceptualLoss
-from moceir.losses.pixel import l1_loss, l2_loss
+from moceir.losses.pixel import error_in_db, l1_loss, l2_loss, psnr_loss
 from moceir.losses.structure import WEIGHTS, ms_ssim, ms_ssim_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -36,6 +36,19 @@ def test_pixel_losses_are_equations_13_and_14() -> None:
     difference = (restored - clean).numpy()
     assert float(l1_loss(restored, clean)) == pytest.approx(np.abs(difference).mean())
     assert float(l2_loss(restored, clean)) == pytest.approx((difference**2).mean())
+
+
+def test_psnr_loss_is_the_negative_psnr_down_to_its_floor() -> None:
+    restored, clean = pair(2, 3, 7, 9)
+    each = [float(peak_signal_noise_ratio(*one, data_range=1.0)) for one in zip(restored, clean, strict=True)]
+    assert error_in_db(restored, clean, floor=0).tolist() == pytest.approx([-psnr for psnr in each])
+    assert float(psnr_loss(restored, clean, floor=0)) == pytest.approx(-np.mean(each))
+    perfect = clean.clone().requires_grad_()
+    loss = psnr_loss(perfect, clean, floor=2)
+    loss.backward()
+    assert float(loss) == pytest.approx(20 * math.log10(2 / 255))
+    assert perfect.grad is not None
+    assert perfect.grad.eq(0).all()
 
 
 @pytest.mark.parametrize(("norm", "scale"), [("backward", 1.0), ("ortho", (7 * 10) ** -0.5), ("forward", 1 / 70)])

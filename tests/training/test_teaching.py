@@ -21,10 +21,17 @@ def test_the_first_part_of_a_task_decides(network: NAFMixture) -> None:
     assert teacher.experts(network, x, x, ["motion+camera", "clean", "motion"]).tolist() == [2, 0, 2]
 
 
-@pytest.mark.parametrize(("task", "expert"), [("rain", None), ("clean", 3)])
-def test_a_task_without_an_expert_is_named(network: NAFMixture, task: str, expert: int | None) -> None:
-    teacher, x = ByTask(of_task={"clean": 3}, weight=1), torch.rand(1, 3, 8, 8)
-    with pytest.raises(ValueError, match=rf"teacher\.of_task\.{task}={expert}: give the task one of the network's 3"):
+def test_experts_of_one_task_take_turns(network: NAFMixture) -> None:
+    teacher, x = ByTask(of_task={"clean": [0, 2], "motion": 1}, weight=1), torch.rand(5, 3, 8, 8)
+    assert teacher.experts(network, x, x, ["clean", "clean", "motion", "clean", "clean"]).tolist() == [0, 2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("task", "expert"), [("rain", "None"), ("clean", r"\[3\]"), ("jpeg", r"\[\]")])
+def test_a_task_without_an_expert_is_named(network: NAFMixture, task: str, expert: str) -> None:
+    teacher, x = ByTask(of_task={"clean": 3, "jpeg": []}, weight=1), torch.rand(1, 3, 8, 8)
+    with pytest.raises(
+        ValueError, match=rf"teacher\.of_task\.{task}={expert}: give the task one or more of the network's 3"
+    ):
         teacher.experts(network, x, x, [task])
 
 
