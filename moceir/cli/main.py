@@ -15,6 +15,7 @@ import moceir
 from moceir.cli.demo import demo
 from moceir.cli.evaluate import evaluate
 from moceir.cli.export import export
+from moceir.cli.fit_router import fit_router
 from moceir.cli.macs import macs
 from moceir.cli.prepare import app as prepare
 from moceir.cli.publish import publish
@@ -30,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (restore, serve, evaluate, macs, worth, demo, export, publish, sweep):
+for command in (restore, serve, evaluate, macs, worth, fit_router, demo, export, publish, sweep):
     app.command()(command)
 app.add_typer(prepare, name="prepare")
 

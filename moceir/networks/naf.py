@@ -72,7 +72,9 @@ class GatedBlock(Block):
     def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b c 1 1"]:
         """Return the attention of each channel."""
         total, count = sums
-        return self.attention((total / count).to(self.gain1.dtype))
+        mean = (total / count).to(self.gain1.dtype)
+        run.means.append(mean.flatten(1))
+        return self.attention(mean)
 
     def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the block's result."""

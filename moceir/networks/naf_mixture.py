@@ -106,7 +106,9 @@ class NAFMixture(NAFNet):
 
     def _latent(self, dim: int, count: int) -> nn.Sequential:
         complexity = [width / max(self.settings.widths) for width in self.settings.widths]
-        return nn.Sequential(PictureRouter(dim=dim, complexity=complexity), *self._decoding(dim, count))
+        before = [block for block in self.encoder.modules() if isinstance(block, GatedBlock)]
+        gated = sum(block.project1.in_channels for block in before)
+        return nn.Sequential(PictureRouter(dim=dim, gated=gated, complexity=complexity), *self._decoding(dim, count))
 
     @cached_property
     def route_costs(self) -> RouteCosts:

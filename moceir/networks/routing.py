@@ -7,7 +7,7 @@ within a picture, and a route is a short tuple of expert indices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -123,24 +123,33 @@ class Router(nn.Module):
 
 
 class PictureRouter(Block):
-    """Chooses a picture's expert by mean and standard deviation of every channel of a map.
+    """Chooses a picture's expert by what the encoder has found.
 
-    The map gets no gradient from it: the router learns from what the encoder finds for the restoration's sake.
+    It sees the means that the channel attention of all blocks before it is computed from, and the mean and the standard
+    deviation of every channel of its map. None of them gets a gradient from it: the router learns from what the encoder
+    finds for the restoration's sake.
 
     Args:
         dim: channels of the map.
+        gated: channels of all gated maps before it.
         complexity: of each expert, its cost over that of the costliest expert.
+
+    Attributes:
+        centre, scale: what is subtracted from the features, and what they are divided by then.
     """
 
     reaches = (0, 0)
     rewrites = False
+    centre: Float[Tensor, " features"]
+    scale: Float[Tensor, " features"]
     complexity: Float[Tensor, " n"]
 
-    def __init__(self, *, dim: int, complexity: Sequence[float]) -> None:
+    def __init__(self, *, dim: int, gated: int, complexity: Sequence[float]) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(2 * dim), nn.Linear(2 * dim, 32), nn.GELU(), nn.Linear(32, len(complexity))
-        )
+        features = gated + 2 * dim
+        self.mlp = nn.Sequential(nn.Linear(features, 32), nn.GELU(), nn.Linear(32, len(complexity)))
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
         self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
@@ -152,14 +161,20 @@ class PictureRouter(Block):
         """Return the routing for all blocks with experts."""
         total, squares, count = sums
         mean = total / count
-        spread = (squares / count - mean * mean).clamp_min(1e-12).sqrt()
-        logits = self.mlp(torch.cat([mean, spread], dim=1).to(self.complexity.dtype))
+        # The second term covers what single precision leaves of the difference where a map is flat.
+        spread = ((squares / count - mean * mean).clamp_min(0) + 1e-4 * mean * mean).sqrt()
+        found = [*(gated.detach() for gated in run.means), mean, spread]
+        logits = self.logits(torch.cat([one.to(self.scale.dtype) for one in found], dim=1))
         rules = run.rules(len(logits), logits.device)
         noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
         experts = select_experts(noisy, 1, rules.budget) if rules.experts is None else rules.experts
         importance, load = importance_and_load(logits, noisy, self.complexity, 1)
         gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
         run.routings.append(Routing(logits, gates, experts, importance, load))
+
+    def logits(self, features: Float[Tensor, "b features"]) -> Float[Tensor, "b n"]:
+        """Return the logits of the experts."""
+        return cast(Tensor, self.mlp((features - self.centre) / self.scale))
 
     def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the map unchanged."""

@@ -78,9 +78,13 @@ class ByResult:
         self.db_per_gmac = db_per_gmac
         self.weight = weight
 
-    @torch.no_grad()
     def experts(self, network: UNet, degraded: Tensor, clean: Tensor, tasks: list[str]) -> Tensor:
-        """Restore the batch with every expert, and choose the best for each picture, see :class:`Teacher`."""
+        """Choose the expert with the lowest price for each picture, see :class:`Teacher`."""
+        return self.prices(network, degraded, clean).argmin(dim=1)
+
+    @torch.no_grad()
+    def prices(self, network: UNet, degraded: Tensor, clean: Tensor) -> Tensor:
+        """Restore the batch with every expert, and return the prices, (B, n): error and cost together, in dB."""
         noise = degraded.new_zeros(network.num_layers, len(degraded), network.num_experts)
         prices = []
         for expert in range(network.num_experts):
@@ -88,7 +92,7 @@ class ByResult:
             restored = network.restore_and_route(degraded, noise=noise, experts=route).restored.float()
             cost = network.route_costs.of(route).to(degraded.device) / 1e9
             prices.append(error_in_db(restored, clean.float(), floor=0.5) + self.db_per_gmac * cost)
-        return torch.stack(prices).argmin(dim=0)
+        return torch.stack(prices, dim=1)
 
 
 def all_layers(network: UNet, expert: Tensor) -> Tensor:

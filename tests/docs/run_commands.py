@@ -46,6 +46,12 @@ INSTEAD = (
         "",
     ),
     (r"^moceir worth", "moceir worth photographs --weights moce_ir_30g --side 32", ""),
+    (
+        r"^moceir fit-router",
+        "moceir fit-router -o fitted.safetensors --crops 20 data=photographs data.root=photographs data.crop=48 "
+        "data.batch_size=4 data.sets.photographs.validation=0 data.sets.photographs.repeat=20",
+        "",
+    ),
     (r"^wandb sweep", None, "needs an account"),
     (r"^tensorboard", None, "does not end"),
     (r"moceir\.cli\.train hydra\.searchpath", None, "tests/test_extending.py runs it"),

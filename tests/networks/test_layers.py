@@ -64,3 +64,16 @@ def test_a_norm_is_the_same_in_inference_and_folded(channels: int) -> None:
         norm.folded = True
         torch.testing.assert_close(after(norm(x)), expected, atol=3e-4, rtol=1e-3)
     torch.testing.assert_close(after(norm(x)), expected, atol=3e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_a_norm_adds_1e_5_to_the_variance(channels: int) -> None:
+    """The published network does; where pixels hardly differ, another number would change everything."""
+    norm, x = ChannelNorm(channels), 1e-3 * torch.randn(2, channels, 4, 6)
+    deviation = (x.var(dim=1, correction=0, keepdim=True) + 1e-5).sqrt()
+    expected = (x - x.mean(dim=1, keepdim=True)) / deviation
+    torch.testing.assert_close(norm(x).detach(), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), expected)
+        norm.folded = True
+        torch.testing.assert_close(norm(x), x / deviation)

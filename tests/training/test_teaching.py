@@ -50,9 +50,9 @@ def test_routers_learn_what_the_teacher_chooses(network: NAFMixture) -> None:
     torch.manual_seed(1)
     expert = torch.tensor([0, 1, 2, 1])
     x = torch.rand(4, 3, 8, 8) * torch.tensor([0.1, 0.4, 0.7, 1])[:, None, None, None]
-    optimizer = torch.optim.Adam(network.latent[0].parameters(), lr=0.03)
+    optimizer = torch.optim.Adam(network.latent[0].parameters(), lr=0.01)
     losses = []
-    for _ in range(80):
+    for _ in range(200):
         loss = router_loss(network.restore_and_route(x, experts=all_layers(network, expert)), expert)
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,123 @@
+"""Fits the router of a network whose experts are trained: pictures are restored by every expert once, not at each step.
+
+What a router must learn is small, but its examples are dear: each is a picture that all experts restore. Kept features
+and prices of some thousand pictures let it pass over them many times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moceir.data.datasets import Batch
+from moceir.networks.routing import PictureRouter
+from moceir.networks.unet import UNet
+from moceir.training.optim import cosine_schedule
+from moceir.training.teaching import ByResult
+
+TEMPERATURE = 1.0
+"""In dB: an expert worse than the best by this much should be chosen with a probability lower by a factor of e. Unlike
+the best expert alone, such targets say that a choice hardly matters, or matters much."""
+
+
+class Examples(NamedTuple):
+    """What a router sees of N pictures, and what its choice costs."""
+
+    features: Tensor
+    """(N, d), not normalised."""
+    prices: Tensor
+    """(N, n) in dB, of each expert, see :meth:`ByResult.prices`."""
+    tasks: Sequence[str]
+    """The task of each picture."""
+
+    def part(self, places: slice) -> Examples:
+        """Return some of the examples."""
+        return Examples(self.features[places], self.prices[places], self.tasks[places])
+
+    def lost(self, chosen: Tensor) -> Tensor:
+        """Return how much dearer each picture's choice (N,) is than the best one, (N,) in dB."""
+        return self.prices.gather(1, chosen[:, None])[:, 0] - self.prices.min(dim=1).values
+
+
+def router_of(network: UNet) -> PictureRouter:
+    """Return the router of a network that has one for the whole picture.
+
+    Raises:
+        ValueError: when it has none.
+    """
+    for module in network.modules():
+        if isinstance(module, PictureRouter):
+            return module
+    raise ValueError(f"{type(network).__name__} has no router that chooses once for a picture")
+
+
+def collect_examples(network: UNet, batches: Iterable[Batch], *, teacher: ByResult) -> Examples:
+    """Restore pictures with every expert.
+
+    Args:
+        network: the network, in evaluation mode.
+        batches: pictures.
+        teacher: sets the price of an expert.
+
+    Raises:
+        ValueError: when the network has no router that chooses once for a picture, or there is no picture.
+    """
+    router = router_of(network)
+    seen: list[Tensor] = []
+    features, prices = [], []
+    tasks: list[str] = []
+    handle = router.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0] * router.scale + router.centre))
+    try:
+        for batch in batches:
+            prices.append(teacher.prices(network, batch.degraded, batch.clean))
+            features.append(seen[-1])
+            tasks.extend(batch.tasks)
+    finally:
+        handle.remove()
+    if not tasks:
+        raise ValueError("there are no pictures to fit the router to")
+    return Examples(torch.cat(features), torch.cat(prices), tasks)
+
+
+def fit_router(
+    network: UNet, examples: Examples, *, steps: int = 3000, batch_size: int = 256, lr: float = 2e-3, seed: int = 0
+) -> None:
+    """Replace what the router has learned by what the examples teach.
+
+    Args:
+        network: the network of the examples.
+        examples: all of them are used.
+        steps: of AdamW, with a learning rate that falls from ``lr`` to zero along a cosine.
+        batch_size: examples of a step.
+        lr: the learning rate.
+        seed: of the first weights and of the order.
+    """
+    router = router_of(network)
+    features, prices, _ = examples
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in router.mlp:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        batches = [torch.randint(len(features), (batch_size,)) for _ in range(steps)]
+    router.centre.copy_(features.mean(dim=0))
+    router.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
+    targets = (-prices / TEMPERATURE).softmax(dim=1)
+    optimizer = torch.optim.AdamW(router.mlp.parameters(), lr=lr, weight_decay=0)
+    schedule = cosine_schedule(optimizer, total_steps=steps, warmup_steps=0, decay=1)
+    for batch in batches:
+        loss = F.cross_entropy(router.logits(features[batch]), targets[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def choices(network: UNet, examples: Examples) -> Tensor:
+    """Return the experts that the router takes for the examples, (N,)."""
+    return router_of(network).logits(examples.features).argmax(dim=1)
