@@ -7,7 +7,7 @@ within a picture, and a route is a short tuple of expert indices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,22 @@ class Router(nn.Module):
         )
 
 
+class Standardise(nn.Module):
+    """Subtracts ``centre`` from features and divides them by ``scale``; at first, it changes nothing."""
+
+    centre: Float[Tensor, " features"]
+    scale: Float[Tensor, " features"]
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def forward(self, x: Float[Tensor, "b features"]) -> Float[Tensor, "b features"]:
+        """Return the standardised features."""
+        return (x - self.centre) / self.scale
+
+
 class PictureRouter(Block):
     """Chooses a picture's expert by what the encoder has found.
 
@@ -133,23 +149,18 @@ class PictureRouter(Block):
         dim: channels of the map.
         gated: channels of all gated maps before it.
         complexity: of each expert, its cost over that of the costliest expert.
-
-    Attributes:
-        centre, scale: what is subtracted from the features, and what they are divided by then.
     """
 
     reaches = (0, 0)
     rewrites = False
-    centre: Float[Tensor, " features"]
-    scale: Float[Tensor, " features"]
     complexity: Float[Tensor, " n"]
 
     def __init__(self, *, dim: int, gated: int, complexity: Sequence[float]) -> None:
         super().__init__()
         features = gated + 2 * dim
-        self.mlp = nn.Sequential(nn.Linear(features, 32), nn.GELU(), nn.Linear(32, len(complexity)))
-        self.register_buffer("centre", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
+        self.mlp = nn.Sequential(
+            Standardise(features), nn.Linear(features, 32), nn.GELU(), nn.Linear(32, len(complexity))
+        )
         self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, None]:
@@ -164,17 +175,13 @@ class PictureRouter(Block):
         # The second term covers what single precision leaves of the difference where a map is flat.
         spread = ((squares / count - mean * mean).clamp_min(0) + 1e-4 * mean * mean).sqrt()
         found = [*(gated.detach() for gated in run.means), mean, spread]
-        logits = self.logits(torch.cat([one.to(self.scale.dtype) for one in found], dim=1))
+        logits = self.mlp(torch.cat([one.to(self.complexity.dtype) for one in found], dim=1))
         rules = run.rules(len(logits), logits.device)
         noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]
         experts = select_experts(noisy, 1, rules.budget) if rules.experts is None else rules.experts
         importance, load = importance_and_load(logits, noisy, self.complexity, 1)
         gates = noisy.softmax(dim=1) * torch.zeros_like(logits).scatter(1, experts.to(logits.device), 1.0)
         run.routings.append(Routing(logits, gates, experts, importance, load))
-
-    def logits(self, features: Float[Tensor, "b features"]) -> Float[Tensor, "b n"]:
-        """Return the logits of the experts."""
-        return cast(Tensor, self.mlp((features - self.centre) / self.scale))
 
     def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
         """Return the map unchanged."""

@@ -1,11 +1,9 @@
-"""Which parameters learn, and the learning rate schedule."""
+"""The learning rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,18 +25,3 @@ def cosine_schedule(optimizer: Optimizer, *, total_steps: int, warmup_steps: int
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, step / total_steps - 1 + decay) / decay)))
 
     return LambdaLR(optimizer, factor)
-
-
-def freeze_all_but(network: nn.Module, parts: Sequence[str]) -> None:
-    """Let only the named modules of a network learn.
-
-    Raises:
-        ValueError: when the network has no such module.
-    """
-    network.requires_grad_(False)
-    for part in parts:
-        try:
-            network.get_submodule(part).requires_grad_(True)
-        except AttributeError as error:
-            names = ", ".join(name for name, _ in network.named_children())
-            raise ValueError(f"train_only: the network has no part {part}; its parts begin with {names}") from error

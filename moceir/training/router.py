@@ -7,14 +7,14 @@ and prices of some thousand pictures let it pass over them many times in seconds
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moceir.data.datasets import Batch
-from moceir.networks.routing import PictureRouter
+from moceir.networks.routing import PictureRouter, Standardise
 from moceir.networks.unet import UNet
 from moceir.training.optim import cosine_schedule
 from moceir.training.teaching import ByResult
@@ -66,11 +66,10 @@ def collect_examples(network: UNet, batches: Iterable[Batch], *, teacher: ByResu
     Raises:
         ValueError: when the network has no router that chooses once for a picture, or there is no picture.
     """
-    router = router_of(network)
     seen: list[Tensor] = []
     features, prices = [], []
     tasks: list[str] = []
-    handle = router.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0] * router.scale + router.centre))
+    handle = router_of(network).mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
         for batch in batches:
             prices.append(teacher.prices(network, batch.degraded, batch.clean))
@@ -96,21 +95,22 @@ def fit_router(
         lr: the learning rate.
         seed: of the first weights and of the order.
     """
-    router = router_of(network)
+    mlp = router_of(network).mlp
     features, prices, _ = examples
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for layer in router.mlp:
+        for layer in mlp:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
+            elif isinstance(layer, Standardise):
+                layer.centre.copy_(features.mean(dim=0))
+                layer.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
         batches = [torch.randint(len(features), (batch_size,)) for _ in range(steps)]
-    router.centre.copy_(features.mean(dim=0))
-    router.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
     targets = (-prices / TEMPERATURE).softmax(dim=1)
-    optimizer = torch.optim.AdamW(router.mlp.parameters(), lr=lr, weight_decay=0)
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=lr, weight_decay=0)
     schedule = cosine_schedule(optimizer, total_steps=steps, warmup_steps=0, decay=1)
     for batch in batches:
-        loss = F.cross_entropy(router.logits(features[batch]), targets[batch])
+        loss = F.cross_entropy(mlp(features[batch]), targets[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -120,4 +120,4 @@ def fit_router(
 @torch.no_grad()
 def choices(network: UNet, examples: Examples) -> Tensor:
     """Return the experts that the router takes for the examples, (N,)."""
-    return router_of(network).logits(examples.features).argmax(dim=1)
+    return cast(Tensor, router_of(network).mlp(examples.features)).argmax(dim=1)

@@ -57,7 +57,7 @@ def test_features_are_the_same_whatever_the_router_knows(network: NAFMixture) ->
     fit_router(network, first, steps=2, batch_size=4)
     again = collect_examples(network, pictures, teacher=TEACHER)
     assert torch.allclose(first.features, again.features, atol=1e-5)
-    assert network.latent[0].centre.any()
+    assert network.latent[0].mlp[0].centre.any()
     assert torch.equal(first.part(slice(2, 5)).prices, first.prices[2:5])
 
 
@@ -65,7 +65,7 @@ def test_a_choice_that_hardly_matters_is_left_open(network: NAFMixture) -> None:
     """An expert that is better by 0.1 dB gets a probability that is larger by e^0.1, not all of it."""
     features = torch.ones(8, 20)
     fit_router(network, Examples(features, torch.tensor([[0.1, 0.0, 9.0]]).expand(8, 3), ["jpeg"] * 8), lr=1e-2)
-    first, second, third = network.latent[0].logits(features[:1])[0].softmax(dim=0).tolist()
+    first, second, third = network.latent[0].mlp(features[:1])[0].softmax(dim=0).tolist()
     assert second / first == pytest.approx(np.exp(0.1), rel=0.02)
     assert third < 1e-3
 
@@ -77,7 +77,7 @@ def test_the_seed_decides_and_the_callers_random_numbers_stay(network: NAFMixtur
         before = torch.random.get_rng_state()
         fit_router(network, examples, steps=5, batch_size=4, seed=seed)
         assert torch.equal(before, torch.random.get_rng_state())
-        results.append(network.latent[0].mlp[0].weight.detach().clone())
+        results.append(network.latent[0].mlp[1].weight.detach().clone())
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 

@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from processes import forked
-from safetensors.torch import load_file
 from torch import nn
 
 from moceir import MoCEIR, load_network, save_network
@@ -50,21 +49,6 @@ def test_training_learns_and_exports_what_restores(photographs: Path, tmp_path: 
     assert network.config == load_network(tmp_path / "two" / "checkpoints" / "best.ckpt").config
     assert network.config["num_blocks"] == [1, 1]
     assert (tmp_path / "two" / "metrics.csv").read_text().count("\n") > 3
-
-
-def test_only_named_parameters_learn(photographs: Path, tmp_path: Path) -> None:
-    root = f"data.root={photographs}"
-    run(tmp_path / "one", root)
-    start = tmp_path / "one" / "network.safetensors"
-    run(tmp_path / "two", root, f"init_from={start}", "train_only=[output]", "callbacks.average.decay=0")
-    before, after = load_file(start), load_file(tmp_path / "two" / "network.safetensors")
-    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"output"}
-
-
-def test_what_shall_learn_must_exist(photographs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"train_only: the network has no part nothing; its parts begin with embed, "):
-        run(tmp_path / "run", f"data.root={photographs}", "train_only=[output,nothing]")
 
 
 def test_same_seed_same_weights(photographs: Path, tmp_path: Path) -> None:
