@@ -68,7 +68,7 @@ def _table(examples: Examples, before: Tensor, now: Tensor) -> Table:
     table = Table(title="What choosing costs, dB", title_justify="left", title_style="bold")
     table.add_column("task", no_wrap=True)
     experts = range(examples.prices.shape[1])
-    for column in ("crops", "before", "now", *(f"always {one}" for one in experts)):
+    for column in ("crops", "before", "now", *(f"only {one}" for one in experts)):
         table.add_column(column, justify="right")
     routes = [before, now, *(now.new_full(now.shape, one) for one in experts)]
     lost = [examples.lost(route) for route in routes]
