@@ -35,6 +35,7 @@ from moceir.networks.unet import UNet
 from moceir.pictures.files import write_atomically
 from moceir.training.checkpoints import LAST, CheckpointFiles, read_checkpoint
 from moceir.training.module import RestorationModule
+from moceir.training.optim import freeze_all_but
 from moceir.training.settings import check_settings
 from moceir.training.signals import Stopped, StopSignals, requeue
 from moceir.training.stages import newest_whole, previous_weights, unfinished
@@ -81,6 +82,8 @@ def train(config: DictConfig) -> float:
         _load(network, str(start))
     if config.resume:
         _match(network, Path(config.resume))
+    if config.train_only is not None:
+        freeze_all_but(network, config.train_only)
     optimizer = instantiate(config.optimizer)
     try:
         optimizer(network.parameters())

@@ -1,11 +1,32 @@
-"""The learning rate schedule."""
+"""Which parameters learn, and the learning rate schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+
+def freeze_all_but(network: nn.Module, patterns: Sequence[str]) -> None:
+    """Let only those parameters of a network learn whose names match one of the patterns.
+
+    Args:
+        network: any module.
+        patterns: names of parameters, where ``*`` stands for any characters.
+
+    Raises:
+        ValueError: when no name matches a pattern.
+    """
+    parameters = dict(network.named_parameters())
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in parameters):
+            raise ValueError(f"train_only: no parameter is named {pattern}; the first is {next(iter(parameters))}")
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def cosine_schedule(optimizer: Optimizer, *, total_steps: int, warmup_steps: int, decay: float) -> LambdaLR:

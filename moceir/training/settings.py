@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 
 class Range(NamedTuple):
@@ -35,6 +35,10 @@ _NOT_NEGATIVE = Range("a number of at least 0", lambda value: _number(value) and
 _RANGES = {
     "seed": Range("a whole number from 0 to 4294967295", lambda value: _whole(0).holds(value) and value < 2**32),
     "warmup_steps": _whole(0),
+    "train_only": Range(
+        "a list of names of parameters, or null",
+        lambda value: value is None or (isinstance(value, ListConfig) and len(value) > 0),
+    ),
     "data.crop": _whole(1),
     "data.batch_size": _whole(1),
     "data.validation_pictures": _whole(0),

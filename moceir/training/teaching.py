@@ -91,7 +91,7 @@ class ByResult:
             route = all_layers(network, torch.full((len(degraded),), expert, device=degraded.device))
             restored = network.restore_and_route(degraded, noise=noise, experts=route).restored.float()
             cost = network.route_costs.of(route).to(degraded.device) / 1e9
-            prices.append(error_in_db(restored, clean.float(), floor=0.5) + self.db_per_gmac * cost)
+            prices.append(error_in_db(restored, clean.float(), floor=0.1) + self.db_per_gmac * cost)
         return torch.stack(prices, dim=1)
 
 

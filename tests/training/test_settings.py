@@ -24,6 +24,7 @@ from test_training import run
         ("trainer.max_epochs=0", "a whole number of at least 1"),
         ("seed=-1", "a whole number from 0 to 4294967295"),
         ("callbacks.average.decay=2", "a number from 0 to 1"),
+        ("train_only=output", "a list of names of parameters, or null"),
     ],
 )
 def test_a_setting_out_of_range_is_named(tmp_path: Path, setting: str, needed: str) -> None:

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from processes import forked
+from safetensors.torch import load_file
 from torch import nn
 
 from moceir import MoCEIR, load_network, save_network
@@ -159,6 +160,21 @@ def test_training_starts_from_other_weights(photographs: Path, tmp_path: Path) -
     run(tmp_path / "two", f"data.root={photographs}", f"init_from={first}", "optimizer.lr=0", "~callbacks.average")
     a, b = load_network(first).state_dict(), load_network(tmp_path / "two" / "network.safetensors").state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_only_named_parameters_learn(photographs: Path, tmp_path: Path) -> None:
+    root = f"data.root={photographs}"
+    run(tmp_path / "one", root)
+    start = tmp_path / "one" / "network.safetensors"
+    run(tmp_path / "two", root, f"init_from={start}", 'train_only=["output.*"]', "callbacks.average.decay=0")
+    before, after = load_file(start), load_file(tmp_path / "two" / "network.safetensors")
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"output"}
+
+
+def test_what_shall_learn_must_exist(photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train_only: no parameter is named nothing\.\*; the first is embed\."):
+        run(tmp_path / "run", f"data.root={photographs}", 'train_only=["output.*","nothing.*"]')
 
 
 def test_wrong_starts_are_explained(tmp_path: Path) -> None:
