@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,8 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from moceir.extras import require
+from moceir.networks import unet
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
+from moceir.networks.layers import OfMean
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.routing import FrequencyEmbedding, PictureRouter, Router
 from moceir.networks.strips import Block
@@ -116,9 +118,9 @@ class Complexity:
 def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complexity:
     """Count a network's parameters and multiply-adds on one 3×H×W picture.
 
-    Every operation's cost is constant, or proportional to the padded picture's area, or to the number of windows that
-    cover it. So the counts for two small pictures, whose sides are multiples of all windows, determine the exact cost,
-    and no large picture is needed.
+    Every operation's cost is constant, or proportional to the padded picture's area, or to the number of windows or of
+    neighbourhoods that cover it. So the counts for two small pictures, whose sides are multiples of all of these,
+    determine the exact cost, and no large picture is needed.
 
     Args:
         network: the network, which is not changed.
@@ -126,15 +128,24 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     """
     parts = list(network.parts())
     levels = len(network.down)
-    blocks = [(part.level, part.module) for part in parts if isinstance(part.module, Block)]
-    side = math.lcm(1 << levels, *(block.alignment << level for level, block in blocks))
+    windows = [part.module.alignment << part.level for part in parts if isinstance(part.module, Block)]
+    spacings = [cast(int, mean.spacing) << level for level, _, mean in _local_means(parts)]
+    side = math.lcm(1 << levels, *windows, *spacings)
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
     height, width = padded_size(levels, size)
     pictures = max(1, network.num_experts)  # picture i took expert i, so shared parts were counted once per picture
 
+    beyond: Counter[str] = Counter()  # of places whose share of the map is not whole, by module
+    for level, path, mean in _local_means(parts):
+        h, w, area = height >> level, width >> level, cast(int, mean.spacing) ** 2
+        names = path.split(".")
+        for end in range(len(names) + 1):
+            beyond[".".join(names[:end])] += mean.weight.numel() * (area * mean.places(h, w) - h * w) // area
+
     def of_area(name: str) -> Cost:
         (one, _), (two, _) = small[name], large[name]
-        return one + (two - one).scaled(height * width - side**2, side**2)
+        whole = one + (two - one).scaled(height * width - side**2, side**2)
+        return whole + Cost(beyond[name], beyond[name])
 
     rows: dict[str, Part] = {}
     rest = of_area("")  # the cost outside all parts: the input added to the output
@@ -160,6 +171,14 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     rows["residual"] = Part(0, rest.scaled(1, pictures))
     post_filter = POST_FILTER_MACS_PER_PIXEL * math.prod(size)
     return Complexity(size, rows, routing, experts, Cost(post_filter, post_filter), network.topk)
+
+
+def _local_means(parts: Iterable[unet.Part]) -> Iterator[tuple[int, str, OfMean]]:
+    """Yield the level, the path and the module of what experts compute from means around places."""
+    for name, _, level, module in parts:
+        for path, child in module.named_modules(prefix=name):
+            if isinstance(child, OfMean) and child.spacing is not None:
+                yield level, path, child
 
 
 def _parameters(module: nn.Module) -> int:
@@ -245,7 +264,7 @@ _HANDLERS = {
         f"aten::{name}": _elementwise(1)
         for name in ("add", "add_", "sub", "div", "clamp_min", "mul_", "special_ndtr", "neg")
     },
-    **{f"aten::{name}": _elementwise(1, of_input=True) for name in ("mean", "sum")},
+    **{f"aten::{name}": _elementwise(1, of_input=True) for name in ("mean", "sum", "avg_pool2d")},
     **{f"aten::{name}": _elementwise(4) for name in ("gelu", "silu")},
     **{f"aten::{name}": _elementwise(5) for name in ("softmax", "layer_norm")},
     **{f"aten::fft_{name}": _real_fft for name in ("rfft2", "irfft2")},

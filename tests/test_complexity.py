@@ -93,11 +93,18 @@ def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [MoCEIR(**SMALL), MoCEIR(**SMALL, expert_kind="window"), NAFNet(dim=4), NAFMixture(dim=4)]
+    "network",
+    [
+        MoCEIR(**SMALL),
+        MoCEIR(**SMALL, expert_kind="window"),
+        NAFNet(dim=4),
+        NAFMixture(dim=4),
+        NAFMixture(dim=4, neighbourhoods=(64, 0, 0, 0)),
+    ],
 )
 def test_torch_counts_what_is_known_from_shapes(network: UNet) -> None:
     """PyTorch's counter confirms the count from shapes, so this check does not depend on fvcore and its tracing."""
-    size = (64, 96)
+    size = (68, 96)
     experts = torch.zeros(network.num_layers, 1, 1, dtype=torch.int64) if network.num_layers else None
     with FlopCounterMode(display=False) as counter:
         network.eval().restore_and_route(torch.zeros(1, 3, *size), experts=experts)
@@ -119,7 +126,7 @@ def test_a_network_without_experts_has_one_route() -> None:
 
 
 def test_a_route_through_the_mixture_is_one_choice_for_all_blocks() -> None:
-    network = NAFMixture(dim=4)
+    network = NAFMixture(dim=4, neighbourhoods=(0, 64, 128, 0))
     report, costs = count_macs(network), network.route_costs
     assert len(costs.experts) == network.num_layers == 1
     routed = report.routing.conv_matmul + report.post_filter.conv_matmul

@@ -49,7 +49,7 @@ class Rows:
 
     def grown(self, top: int, bottom: int, reach: int) -> tuple[int, int, Halo]:
         """Extend a strip by up to ``reach`` rows on each side, as far as the map allows."""
-        halo = Halo(min(reach, top), min(reach, self.height - bottom))
+        halo = Halo(min(reach, top), min(reach, self.height - bottom), top)
         return top - halo.above, bottom + halo.below, halo
 
 
@@ -106,6 +106,6 @@ class Computed:
         for reach, step in self.steps:
             around -= reach
             next_first, next_last, _ = self.rows.grown(top, bottom, around)
-            x = step(x, Halo(next_first - first, last - next_last))
+            x = step(x, Halo(next_first - first, last - next_last, next_first))
             first, last = next_first, next_last
         return x

@@ -309,6 +309,31 @@ def _pad(recorder: Recorder, result: Tensor, x: Any, pad: Any, mode: str = "cons
     return recorder.emit("Pad", *inputs, mode={"replicate": "edge"}.get(mode, mode))
 
 
+@writes("avg_pool2d")
+def _avg_pool2d(
+    recorder: Recorder,
+    result: Tensor,
+    x: Any,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Names:
+    about = {"ceil_mode": int(ceil_mode), "count_include_pad": int(count_include_pad), "pads": [*padding, *padding]}
+    return recorder.emit("AveragePool", _x(recorder, x), kernel_shape=kernel, strides=stride or kernel, **about)
+
+
+@writes("interpolate")
+def _interpolate(
+    recorder: Recorder, result: Tensor, x: Any, *, scale_factor: Any, mode: str, align_corners: Any, **ignored: Any
+) -> Names:
+    if mode != "bilinear" or align_corners:
+        raise ValueError("moceir.export writes bilinear interpolation of pixels' centres only")
+    scales = recorder.name(torch.tensor([1, 1, *scale_factor]), torch.float32)
+    return recorder.emit("Resize", _x(recorder, x), "", scales, mode="linear")
+
+
 @writes("pixel_shuffle")
 def _pixel_shuffle(recorder: Recorder, result: Tensor, x: Any, factor: int) -> Names:
     return recorder.emit("DepthToSpace", _x(recorder, x), blocksize=factor, mode="CRD")

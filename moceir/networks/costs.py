@@ -49,7 +49,7 @@ def macs(module: nn.Module, height: int, width: int) -> int:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             if isinstance(part, OfMean):
-                total += part.weight.numel()
+                total += part.weight.numel() * part.places(height, width)
                 continue
             total += part.weight.numel() * (height // part.stride[0]) * (width // part.stride[1])
         elif isinstance(part, nn.Linear):

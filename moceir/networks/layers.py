@@ -64,10 +64,15 @@ class Convolution(nn.Conv2d):
 
 
 class OfMean(Convolution):
-    """A 1×1 on the mean over a picture: (B, C, 1, 1)."""
+    """A 1×1 on means: (B, C, 1, 1) for the whole map; (B, C, rows, columns) for places ``spacing`` pixels apart."""
 
-    def __init__(self, in_dim: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, spacing: int | None = None) -> None:
         super().__init__(in_dim, out_dim, kernel_size=1)
+        self.spacing = spacing
+
+    def places(self, height: int, width: int) -> int:
+        """Return the number of means of a height×width map."""
+        return 1 if self.spacing is None else -(-height // self.spacing) * -(-width // self.spacing)
 
 
 def convolve(
@@ -138,7 +143,7 @@ def spread(
     Returns:
         The result with ``halo.after(reach)``.
     """
-    above, below = (min(rows, reach) for rows in halo)
+    above, below = min(halo.above, reach), min(halo.below, reach)
     zeros = reach - min(above, below)  # on both sides; too many rows are cheaper than a padded copy
     y = convolve(x, weight, bias, stride, (zeros, reach), groups, activation)
     return y[:, :, above - reach + zeros : y.shape[2] - (below - reach + zeros)]

@@ -28,6 +28,7 @@ from moceir.networks.layers import (
     some_channels,
     times,
 )
+from moceir.networks.neighbourhoods import ROWS, between, means_around, sum_over_cells
 from moceir.networks.routes import Run
 from moceir.networks.strips import NO_HALO, Block, Halo, Strip, Sums, pixels, sum_over_pixels
 from moceir.networks.unet import UNet
@@ -42,19 +43,23 @@ class GatedBlock(Block):
     Args:
         dim: channels of the map.
         width: channels of a gated map for each of the map's.
+        side: pixels of a side of the squares that the mean of g is over, as of
+            :mod:`moceir.networks.neighbourhoods`; None for a mean over the picture.
     """
 
     reaches = (1, 0)
     keeps = 0
     folded = False
 
-    def __init__(self, *, dim: int, width: float = 1) -> None:
+    def __init__(self, *, dim: int, width: float = 1, side: int | None = None) -> None:
         super().__init__()
         gated = max(1, round(width * dim))
+        self.side = side
+        self.alignment = 1 if side is None else side // ROWS
         self.norm1 = ChannelNorm(dim)
         self.expand1 = pointwise(dim, 2 * gated, bias=True)
         self.mix = depthwise(2 * gated, 3, bias=True)
-        self.attention = OfMean(gated, gated)
+        self.attention = OfMean(gated, gated, None if side is None else side // 2)
         self.project1 = pointwise(gated, dim, bias=True)
         self.gain1 = nn.Parameter(torch.zeros(dim, 1, 1))
         self.norm2 = ChannelNorm(dim)
@@ -63,17 +68,22 @@ class GatedBlock(Block):
         self.gain2 = nn.Parameter(torch.zeros(dim, 1, 1))
 
     def summarise(self, strip: Strip, known: list[Any]) -> tuple[Sums, Float[Tensor, "b c h w"]]:
-        """Return the sum of the gated map and its number of pixels, and keep the map."""
+        """Return the sums of the gated map and its number of pixels, or those of its cells, and keep the map."""
         normed = self.norm1(strip.x)
         dim = self.project1.in_channels
         gated = times(*(some_channels(normed, self.expand1, self.mix, i, i + dim, strip.halo) for i in (0, dim)))
-        return Sums((sum_over_pixels(gated)[..., None, None], pixels(gated))), gated
+        if self.side is None:
+            return Sums((sum_over_pixels(gated)[..., None, None], pixels(gated))), gated
+        return sum_over_cells(gated, self.side), gated
 
-    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b c 1 1"]:
-        """Return the attention of each channel."""
-        total, count = sums
-        mean = (total / count).to(self.gain1.dtype)
-        run.means.append(mean.flatten(1))
+    def conclude(self, sums: Sums, known: list[Any], run: Run) -> Float[Tensor, "b c rows columns"]:
+        """Return the attention of each channel, everywhere or at each place."""
+        if self.side is None:
+            total, count = sums
+            mean = (total / count).to(self.gain1.dtype)
+            run.means.append(mean.flatten(1))
+        else:
+            mean = means_around(sums).to(self.gain1.dtype)
         return self.attention(mean)
 
     def update(self, strip: Strip, known: list[Any]) -> Float[Tensor, "b c h w"]:
@@ -81,11 +91,18 @@ class GatedBlock(Block):
         gated = strip.kept
         if gated is None:
             raise ValueError("the first pass keeps the gated map for the second")
-        if self.folded:  # channel attention as part of the 1×1 after it
-            weight = self.project1.weight * known[0].flatten()[:, None, None]
+        attention = known[0]
+        if self.side is not None:
+            attention = between(attention, self.side, strip.halo.top, *gated.shape[2:])
+        if self.folded:
+            weight = self.project1.weight
+            if self.side is None:  # channel attention as part of the 1×1 after it
+                weight = weight * attention.flatten()[:, None, None]
+            else:
+                gated = times(gated, attention)
             x = join("add", strip.x, gated, weight, self.project1.bias)
             return join("add", x, self._gated(x), self.project2.weight, self.project2.bias, in_place=True)
-        x = strip.x + self.gain1 * self.project1(known[0] * gated)
+        x = strip.x + self.gain1 * self.project1(attention * gated)
         return x + self.gain2 * self.project2(self._gated(x))
 
     def _gated(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gated h w"]:

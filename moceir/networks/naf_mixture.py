@@ -7,6 +7,7 @@ alternatives (sparse upcycling, Komatsuzaki et al., ICLR 2023, arXiv 2212.05055)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moceir.networks.naf import GatedBlock, NAFNet, NAFNetConfig
+from moceir.networks.neighbourhoods import ROWS
 from moceir.networks.routes import RouteCosts, Run
 from moceir.networks.routing import PictureRouter
 from moceir.networks.strips import Block, Strip, Sums
@@ -31,14 +33,17 @@ class RoutedBlock(Block):
     Args:
         dim: channels of the map.
         widths: of each expert's block.
+        sides: of the neighbourhoods of each expert's channel attention; None for the whole picture.
     """
 
     reaches = (0, *GatedBlock.reaches)
     keeps = 1 + GatedBlock.keeps
 
-    def __init__(self, *, dim: int, widths: Sequence[float]) -> None:
+    def __init__(self, *, dim: int, widths: Sequence[float], sides: Sequence[int | None]) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(GatedBlock(dim=dim, width=width) for width in widths)
+        experts = [GatedBlock(dim=dim, width=width, side=side) for width, side in zip(widths, sides, strict=True)]
+        self.experts = nn.ModuleList(experts)
+        self.alignment = math.lcm(*(expert.alignment for expert in experts))
 
     def forward(self, x: Float[Tensor, "b c h w"], run: Run) -> Float[Tensor, "b c h w"]:
         """Pass each picture through its expert; the pictures of an expert pass through it together."""
@@ -68,12 +73,21 @@ class NAFMixtureConfig(NAFNetConfig):
     """The arguments of :class:`NAFMixture`, which says what each one means."""
 
     widths: Sequence[float] = (0.5, 1, 1, 1)
+    neighbourhoods: Sequence[int] = ()
 
     def check(self) -> None:
         """Raise ValueError when an argument is out of range."""
         super().check()
         if not 2 <= len(self.widths) <= 6 or not all(0 < width <= 4 for width in self.widths):
             raise ValueError(f"widths={list(self.widths)}: give 2 to 6 of them, each above 0 and not above 4")
+        multiple = ROWS << (len(self.num_blocks) - 1)
+        if len(self.neighbourhoods) not in (0, len(self.widths)) or any(
+            s < 0 or s % multiple for s in self.neighbourhoods
+        ):
+            raise ValueError(
+                f"neighbourhoods={list(self.neighbourhoods)}: give one for each of the {len(self.widths)} widths, "
+                f"or none: 0 for the whole picture or a multiple of {multiple}"
+            )
         if not self.num_blocks[-1] + sum(self.num_decoder_blocks):
             raise ValueError("num_blocks and num_decoder_blocks: there is no block behind the encoder to have experts")
 
@@ -86,6 +100,8 @@ class NAFMixture(NAFNet):
 
     Args:
         widths: of each expert's blocks, 2 to 6 of them; 1 is the width of a NAFNet's.
+        neighbourhoods: for each expert, the pixels of a side of the squares whose means its channel attention sees, a
+            multiple of 16 · 2^(levels - 1); 0, or none for all, for the mean over the picture.
         dim, num_blocks, num_decoder_blocks, mac_budget: as of :class:`~moceir.NAFNet`.
 
     Raises:
@@ -102,7 +118,9 @@ class NAFMixture(NAFNet):
         self.num_experts = len(self.settings.widths)
 
     def _decoding(self, dim: int, count: int) -> nn.Sequential:
-        return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.settings.widths) for _ in range(count)))
+        level = (dim // self.settings.dim).bit_length() - 1
+        sides = [side >> level or None for side in self.settings.neighbourhoods or [0] * len(self.settings.widths)]
+        return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.settings.widths, sides=sides) for _ in range(count)))
 
     def _latent(self, dim: int, count: int) -> nn.Sequential:
         complexity = [width / max(self.settings.widths) for width in self.settings.widths]
@@ -123,7 +141,8 @@ class NAFMixture(NAFNet):
             super().start_from(trained)
             return
         theirs = dict(trained.named_modules())
-        if {**trained.settings.plain(), "widths": list(self.settings.widths)} != self.settings.plain():
+        mine = self.settings.plain()
+        if {**mine, **trained.settings.plain()} != mine:
             raise ValueError(f"its network, {trained.config}, has other blocks than this one, {self.config}")
         for name, module in self.named_modules():
             if isinstance(module, RoutedBlock):

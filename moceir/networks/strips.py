@@ -23,6 +23,8 @@ class Halo(NamedTuple):
 
     above: int = 0
     below: int = 0
+    top: int = 0
+    """The row of the map at which the strip itself begins."""
 
     def crop(self, x: Float[Tensor, "b c h w"], keep: int = 0) -> Float[Tensor, "b c rows w"]:
         """Crop this halo off a map, except for up to ``keep`` rows on each side."""
@@ -30,11 +32,11 @@ class Halo(NamedTuple):
 
     def less(self, keep: int) -> Halo:
         """Return the halo that :meth:`crop` leaves."""
-        return Halo(min(self.above, keep), min(self.below, keep))
+        return Halo(min(self.above, keep), min(self.below, keep), self.top)
 
     def after(self, reach: int) -> Halo:
         """Return the rest of the halo after a convolution that reads ``reach`` rows up and down."""
-        return Halo(max(0, self.above - reach), max(0, self.below - reach))
+        return Halo(max(0, self.above - reach), max(0, self.below - reach), self.top)
 
 
 NO_HALO = Halo()
@@ -113,7 +115,7 @@ class Block(nn.Module):
     def recompute(self, x: Float[Tensor, "b c h w"], halo: Halo, known: list[Any]) -> Float[Tensor, "b c rows w"]:
         """Compute the block's result on a strip again, given what follows from the sums."""
         inner = halo.less(self.reaches[-1])
-        outer = Halo(halo.above - inner.above, halo.below - inner.below)
+        outer = Halo(halo.above - inner.above, halo.below - inner.below, halo.top - inner.above)
         kept = None
         if self.keeps is not None:
             _, kept = self.summarise(Strip(x, self.prepare(x), None, outer), known[: self.keeps])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,10 +78,10 @@ def test_any_size_in_any_strips(
 
 @pytest.mark.parametrize("size", [(1, 1), (61, 50), (150, 97)])
 @pytest.mark.parametrize("part", [None, 1.0, 0.0])  # of the machine's memory, for a large picture
-@pytest.mark.parametrize("kind", [NAFNet, NAFMixture])
+@pytest.mark.parametrize("kind", [NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 128, 0))])
 @pytest.mark.usefixtures("many_strips")
 def test_the_second_network_in_strips(
-    kind: type[NAFNet], size: tuple[int, int], part: float | None, monkeypatch: pytest.MonkeyPatch
+    kind: Callable[..., UNet], size: tuple[int, int], part: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if part is not None:
         monkeypatch.setattr(engine_module, "LARGE", 0)
@@ -90,9 +91,9 @@ def test_the_second_network_in_strips(
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("kind", [MoCEIR, NAFNet, NAFMixture])
+@pytest.mark.parametrize("kind", [MoCEIR, NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 64, 64))])
 @pytest.mark.usefixtures("many_strips")
-def test_the_number_of_threads_changes_no_bit(kind: type[UNet]) -> None:
+def test_the_number_of_threads_changes_no_bit(kind: Callable[..., UNet]) -> None:
     network, x = randomise(kind()).eval(), pictures(1, 200, 90)
     one, *others = (Engine(network, threads=threads).restore_and_route(x).restored for threads in (1, 2, 5))
     assert all(torch.equal(one, other) for other in others)

@@ -21,7 +21,7 @@ def route(*experts: int) -> torch.Tensor:
 @pytest.fixture
 def mixture() -> NAFMixture:
     torch.manual_seed(0)
-    return randomise(NAFMixture(**SMALL, widths=WIDTHS)).eval()
+    return randomise(NAFMixture(**SMALL, widths=WIDTHS, neighbourhoods=(64, 0, 0))).eval()
 
 
 def test_experts_start_as_the_trained_blocks() -> None:
@@ -84,6 +84,8 @@ def test_a_file_stores_the_network(mixture: NAFMixture, tmp_path: Path) -> None:
     [
         ({"widths": (1,)}, "give 2 to 6 of them"),
         ({"widths": (0, 1)}, "each above 0"),
+        ({"neighbourhoods": (0, 64)}, "give one for each of the 4 widths, or none"),
+        ({"neighbourhoods": (0, 0, 0, 32)}, "a multiple of 64"),
         ({"num_blocks": (1, 0), "num_decoder_blocks": (0,)}, "no block behind the encoder"),
     ],
 )
