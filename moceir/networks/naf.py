@@ -82,7 +82,7 @@ class GatedBlock(Block):
             total, count = sums
             mean = (total / count).to(self.gain1.dtype)
             run.means.append(mean.flatten(1))
-        else:
+        else:  # only experts have squares, and no router comes behind them
             mean = means_around(sums).to(self.gain1.dtype)
         return self.attention(mean)
 
