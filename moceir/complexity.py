@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from moceir.extras import require
-from moceir.networks import unet
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
 from moceir.networks.layers import OfMean
@@ -129,14 +128,14 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     parts = list(network.parts())
     levels = len(network.down)
     windows = [part.module.alignment << part.level for part in parts if isinstance(part.module, Block)]
-    spacings = [cast(int, mean.spacing) << level for level, _, mean in _local_means(parts)]
+    spacings = [cast(int, mean.spacing) << level for level, _, mean in _local_means(network)]
     side = math.lcm(1 << levels, *windows, *spacings)
     small, large = _count(network, (side, side)), _count(network, (side, 2 * side))
     height, width = padded_size(levels, size)
     pictures = max(1, network.num_experts)  # picture i took expert i, so shared parts were counted once per picture
 
     beyond: Counter[str] = Counter()  # of places whose share of the map is not whole, by module
-    for level, path, mean in _local_means(parts):
+    for level, path, mean in _local_means(network):
         h, w, area = height >> level, width >> level, cast(int, mean.spacing) ** 2
         names = path.split(".")
         for end in range(len(names) + 1):
@@ -173,9 +172,9 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
     return Complexity(size, rows, routing, experts, Cost(post_filter, post_filter), network.topk)
 
 
-def _local_means(parts: Iterable[unet.Part]) -> Iterator[tuple[int, str, OfMean]]:
+def _local_means(network: UNet) -> Iterator[tuple[int, str, OfMean]]:
     """Yield the level, the path and the module of what experts compute from means around places."""
-    for name, _, level, module in parts:
+    for name, _, level, module in network.parts():
         for path, child in module.named_modules(prefix=name):
             if isinstance(child, OfMean) and child.spacing is not None:
                 yield level, path, child

@@ -27,7 +27,6 @@ class Size(int):
     samples: tuple[int, ...]
     name: str
     recorder: Recorder
-    __hash__ = None  # type: ignore[assignment]  # einops would cache its results for equal numbers
 
     def __add__(self, other: Any) -> Any:
         return self.recorder.arithmetic(operator.add, "Add", self, other)
@@ -58,7 +57,7 @@ class Size(int):
     def __neg__(self) -> Any:
         return 0 - self
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # without a hash beside it; einops would cache results for equal numbers
         return self._decide(operator.eq, other)
 
     def __ne__(self, other: object) -> bool:

@@ -27,7 +27,7 @@ class CellSums(Sums):
 
 
 def sum_over_cells(x: Float[Tensor, "b c h w"], side: int) -> CellSums:
-    """Sum over cells of side/16 × side/4 pixels.
+    """Sum over cells of side/16 × side/4 pixels, in units of a whole cell's pixels.
 
     Args:
         x: a strip whose first row is a multiple of side/16.
