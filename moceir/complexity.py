@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from moceir.extras import require
 from moceir.networks.costs import padded_size
 from moceir.networks.experts import Expert, covered_pixels
+from moceir.networks.grid import Grid
 from moceir.networks.layers import OfMean
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.routing import FrequencyEmbedding, PictureRouter, Router
@@ -164,7 +165,8 @@ def count_macs(network: UNet, size: tuple[int, int] = REFERENCE_SIZE) -> Complex
                 cost -= of_area(of_expert)
             experts[name] = tuple(layer)
         for path, child in network.named_modules():
-            if isinstance(child, Router | FrequencyEmbedding | PictureRouter) and f"{path}.".startswith(f"{name}."):
+            chooses = isinstance(child, Router | FrequencyEmbedding | PictureRouter | Grid)
+            if chooses and f"{path}.".startswith(f"{name}."):
                 routing += of_area(path).scaled(1, pictures)
         rows[name] = Part(_parameters(module), cost.scaled(1, pictures))
     rows["residual"] = Part(0, rest.scaled(1, pictures))

@@ -99,7 +99,7 @@ def test_real_fft_product_and_norm_are_counted(report: Complexity) -> None:
         MoCEIR(**SMALL, expert_kind="window"),
         NAFNet(dim=4),
         NAFMixture(dim=4),
-        NAFMixture(dim=4, neighbourhoods=(64, 0, 0, 0)),
+        NAFMixture(dim=4, neighbourhoods=(64, 0, 0, 0), grid=True),
     ],
 )
 def test_torch_counts_what_is_known_from_shapes(network: UNet) -> None:

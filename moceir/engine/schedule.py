@@ -167,8 +167,17 @@ class Engine:
                 current = self._map(levels[0], Computed(picture, levels[0], tuple(recipe)).read, keep=keep)
                 sparing = large and MAPS_AT_ONCE * current.nbytes > PART_OF_MEMORY * memory() / (os.cpu_count() or 1)
             elif part.kind == "block":
-                current, step = self._block(module, current, run, keep=keep, twice=sparing and level == 0)
-                recipe.append(step)
+                if not isinstance(module, Block):
+                    raise ValueError(f"{type(module).__name__} is not a Block")
+                if recipe:
+                    current, step = self._block(module, current, run, keep=keep, twice=sparing and level == 0)
+                    recipe.append(step)
+                elif module.rewrites:
+                    raise ValueError(
+                        f"{type(module).__name__}: a block before the embedding must not change the picture"
+                    )
+                else:
+                    self._passes(module, picture, levels[0], run, keep=keep, twice=True)
             elif part.kind == "down":
                 twice = sparing and level == 0
                 skips.append(Computed(picture, levels[0], tuple(recipe)) if twice else current)
@@ -227,21 +236,35 @@ class Engine:
         return new
 
     def _block(
-        self, block: nn.Module, current: Map, run: Run, *, keep: Keep, twice: bool
+        self, block: Block, current: Map, run: Run, *, keep: Keep, twice: bool
     ) -> tuple[Map, tuple[int, Callable[[Tensor, Halo], Tensor]]]:
         """Return the block's result on a map, and the step that computes it from the block's input.
 
         ``twice``: instead of keeping what the block stores from pass to pass, compute it a second time.
         """
-        if not isinstance(block, Block):
-            raise ValueError(f"{type(block).__name__} is not a Block")
         rows = current.rows
+        strip, known, kept = self._passes(block, current, rows, run, keep=keep, twice=twice)
+        reach = block.reaches[-1]
+        if not block.rewrites:
+            return current, (0, lambda x, halo: halo.crop(x))
+        recompute = block.reach, lambda x, halo: block.recompute(x, halo, known)
+        if twice:
+            compute = Computed(current, rows, [recompute]).read
+            return self._map(rows, compute, [(current, 1.0, block.reach)], keep=keep), recompute
+        release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
+        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, keep=keep)
+        return new, recompute
+
+    def _passes(
+        self, block: Block, source: Readable, rows: Rows, run: Run, *, keep: Keep, twice: bool
+    ) -> tuple[Callable[[int, int, int], Strip], list[Any], Map | None]:
+        """Run all passes but the last; return what gives that one its strips, what it knows, and what was kept."""
         known: list[Any] = []
         kept: Map | None = None
 
         def strip(top: int, bottom: int, reach: int) -> Strip:
             first, last, halo = rows.grown(top, bottom, reach)
-            x = current.read(first, last)
+            x = source.read(first, last)
             return Strip(x, block.prepare(x), None if kept is None else kept.read(first, last), halo)
 
         for reach in block.reaches[:-1]:
@@ -255,16 +278,7 @@ class Engine:
             conclude = partial(block.conclude, known=known, run=run)
             known.extend(self.workers.map(conclude, [add_up(sums)]))
             kept = None if keeping.strips[0] is None else keeping
-        reach = block.reaches[-1]
-        if not block.rewrites:
-            return current, (0, lambda x, halo: halo.crop(x))
-        recompute = block.reach, lambda x, halo: block.recompute(x, halo, known)
-        if twice:
-            compute = Computed(current, rows, [recompute]).read
-            return self._map(rows, compute, [(current, 1.0, block.reach)], keep=keep), recompute
-        release = [(one, 1.0, reach) for one in (current, kept) if one is not None]
-        new = self._map(rows, lambda top, bottom: block.update(strip(top, bottom, reach), known), release, keep=keep)
-        return new, recompute
+        return strip, known, kept
 
     @staticmethod
     def _summarise(

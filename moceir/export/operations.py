@@ -93,7 +93,8 @@ def _unary(*operators: str) -> Write:
     return write
 
 
-OPERATIONS.update(sqrt=_unary("Sqrt"), rsqrt=_unary("Sqrt", "Reciprocal"), neg=_unary("Neg"), detach=_unary("Identity"))
+OPERATIONS.update(abs=_unary("Abs"), log=_unary("Log"), neg=_unary("Neg"), detach=_unary("Identity"))
+OPERATIONS.update(sqrt=_unary("Sqrt"), rsqrt=_unary("Sqrt", "Reciprocal"))
 
 
 @writes("clamp_min")

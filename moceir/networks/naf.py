@@ -81,7 +81,7 @@ class GatedBlock(Block):
         if self.side is None:
             total, count = sums
             mean = (total / count).to(self.gain1.dtype)
-            run.means.append(mean.flatten(1))
+            run.found.append(mean.flatten(1))
         else:  # only experts have squares, and no router comes behind them
             mean = means_around(sums).to(self.gain1.dtype)
         return self.attention(mean)

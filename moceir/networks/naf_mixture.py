@@ -8,7 +8,7 @@ alternatives (sparse upcycling, Komatsuzaki et al., ICLR 2023, arXiv 2212.05055)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -17,12 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moceir.networks.grid import FOUND, Grid
 from moceir.networks.naf import GatedBlock, NAFNet, NAFNetConfig
 from moceir.networks.neighbourhoods import ROWS
 from moceir.networks.routes import RouteCosts, Run
 from moceir.networks.routing import PictureRouter
 from moceir.networks.strips import Block, Strip, Sums
-from moceir.networks.unet import UNet
+from moceir.networks.unet import Part, UNet
 
 
 class RoutedBlock(Block):
@@ -74,6 +75,7 @@ class NAFMixtureConfig(NAFNetConfig):
 
     widths: Sequence[float] = (0.5, 1, 1, 1)
     neighbourhoods: Sequence[int] = ()
+    grid: bool = False
 
     def check(self) -> None:
         """Raise ValueError when an argument is out of range."""
@@ -102,6 +104,7 @@ class NAFMixture(NAFNet):
         widths: of each expert's blocks, 2 to 6 of them; 1 is the width of a NAFNet's.
         neighbourhoods: for each expert, the pixels of a side of the squares whose means its channel attention sees, a
             multiple of 16 · 2^(levels - 1); 0, or none for all, for the mean over the picture.
+        grid: whether the router sees the grid that JPEG leaves in a picture.
         dim, num_blocks, num_decoder_blocks, mac_budget: as of :class:`~moceir.NAFNet`.
 
     Raises:
@@ -117,6 +120,12 @@ class NAFMixture(NAFNet):
         super().__init__(mac_budget=mac_budget, **arguments)
         self.num_experts = len(self.settings.widths)
 
+    def parts(self) -> Iterator[Part]:
+        """Yield every part in the order they run."""
+        if self.grid is not None:
+            yield Part("grid", "block", 0, self.grid)
+        yield from super().parts()
+
     def _decoding(self, dim: int, count: int) -> nn.Sequential:
         level = (dim // self.settings.dim).bit_length() - 1
         sides = [side >> level or None for side in self.settings.neighbourhoods or [0] * len(self.settings.widths)]
@@ -125,8 +134,9 @@ class NAFMixture(NAFNet):
     def _latent(self, dim: int, count: int) -> nn.Sequential:
         complexity = [width / max(self.settings.widths) for width in self.settings.widths]
         before = [block for block in self.encoder.modules() if isinstance(block, GatedBlock)]
-        gated = sum(block.project1.in_channels for block in before)
-        return nn.Sequential(PictureRouter(dim=dim, gated=gated, complexity=complexity), *self._decoding(dim, count))
+        found = sum(block.project1.in_channels for block in before) + (FOUND if self.settings.grid else 0)
+        self.grid = Grid() if self.settings.grid else None
+        return nn.Sequential(PictureRouter(dim=dim, found=found, complexity=complexity), *self._decoding(dim, count))
 
     @cached_property
     def route_costs(self) -> RouteCosts:

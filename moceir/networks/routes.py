@@ -96,7 +96,7 @@ class Run:
         noise: on the routers' logits; None for none.
         experts: those to take; None lets the routers choose.
         frequency: what the routers know of the whole picture, once it is known.
-        means: those of the gated maps so far, from which their channel attention follows.
+        found: what blocks found of each whole picture so far, for the router of pictures.
         routings: of the layers so far.
     """
 
@@ -106,7 +106,7 @@ class Run:
     noise: Float[Tensor, "layers b n"] | None = None
     experts: Int[Tensor, "layers b k"] | None = None
     frequency: Float[Tensor, "b d"] | None = None
-    means: list[Float[Tensor, "b c"]] = field(default_factory=list)
+    found: list[Float[Tensor, "b c"]] = field(default_factory=list)
     routings: list[Routing] = field(default_factory=list)
 
     def rules(self, batch: int, device: torch.device) -> RoutingRules:

@@ -139,15 +139,15 @@ class Standardise(nn.Module):
 
 
 class PictureRouter(Block):
-    """Chooses a picture's expert by what the encoder has found.
+    """Chooses a picture's expert by what the blocks before it have found.
 
-    It sees the means that the channel attention of all blocks before it is computed from, and the mean and the standard
-    deviation of every channel of its map. None of them gets a gradient from it: the router learns from what the encoder
-    finds for the restoration's sake.
+    It sees the means that the encoder's channel attention is computed from, what a :class:`~moceir.networks.grid.Grid`
+    found, and the mean and the standard deviation of every channel of its map. None of them gets a gradient from it:
+    the router learns from what the encoder finds for the restoration's sake.
 
     Args:
         dim: channels of the map.
-        gated: channels of all gated maps before it.
+        found: the number of what all blocks before it find.
         complexity: of each expert, its cost over that of the costliest expert.
     """
 
@@ -155,9 +155,9 @@ class PictureRouter(Block):
     rewrites = False
     complexity: Float[Tensor, " n"]
 
-    def __init__(self, *, dim: int, gated: int, complexity: Sequence[float]) -> None:
+    def __init__(self, *, dim: int, found: int, complexity: Sequence[float]) -> None:
         super().__init__()
-        features = gated + 2 * dim
+        features = found + 2 * dim
         self.mlp = nn.Sequential(
             Standardise(features), nn.Linear(features, 32), nn.GELU(), nn.Linear(32, len(complexity))
         )
@@ -174,7 +174,7 @@ class PictureRouter(Block):
         mean = total / count
         # The second term covers what single precision leaves of the difference where a map is flat.
         spread = ((squares / count - mean * mean).clamp_min(0) + 1e-4 * mean * mean).sqrt()
-        found = [*(gated.detach() for gated in run.means), mean, spread]
+        found = [*(one.detach() for one in run.found), mean, spread]
         logits = self.mlp(torch.cat([one.to(self.complexity.dtype) for one in found], dim=1))
         rules = run.rules(len(logits), logits.device)
         noisy = logits if rules.noise is None else logits + rules.noise / logits.shape[1]

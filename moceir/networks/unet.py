@@ -24,9 +24,9 @@ class Part(NamedTuple):
     name: str
     """The name of the module in the network."""
     kind: Literal["embed", "block", "down", "up", "fuse", "output"]
-    """The place in the U-Net: ``embed`` takes the picture; a ``block`` keeps a map's size; ``down`` goes a level deeper
-    and leaves its input as a skip; ``up`` returns; ``fuse`` takes the map and the last skip; the result of ``output``
-    is added to the picture."""
+    """The place in the U-Net: ``embed`` takes the picture; a ``block`` keeps a map's size, or, before ``embed``, looks
+    at the picture and leaves it; ``down`` goes a level deeper and leaves its input as a skip; ``up`` returns; ``fuse``
+    takes the map and the last skip; the result of ``output`` is added to the picture."""
     level: int
     """The level of its input, which has 1/2^level of the resolution."""
     module: nn.Module

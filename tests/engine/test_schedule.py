@@ -22,7 +22,7 @@ from moceir.inference.weights import rename_published
 from moceir.networks.layers import ChannelNorm, Convolution
 from moceir.networks.routes import POST_FILTER_MACS_PER_PIXEL, REFERENCE_SIZE
 from moceir.networks.strips import Block, Strip, Sums
-from moceir.networks.unet import UNet
+from moceir.networks.unet import Part, UNet
 from moceir.pictures.arrays import read_picture
 
 Make = Callable[..., MoCEIR]
@@ -78,7 +78,7 @@ def test_any_size_in_any_strips(
 
 @pytest.mark.parametrize("size", [(1, 1), (61, 50), (150, 97)])
 @pytest.mark.parametrize("part", [None, 1.0, 0.0])  # of the machine's memory, for a large picture
-@pytest.mark.parametrize("kind", [NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 128, 0))])
+@pytest.mark.parametrize("kind", [NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 128, 0), grid=True)])
 @pytest.mark.usefixtures("many_strips")
 def test_the_second_network_in_strips(
     kind: Callable[..., UNet], size: tuple[int, int], part: float | None, monkeypatch: pytest.MonkeyPatch
@@ -91,7 +91,9 @@ def test_the_second_network_in_strips(
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("kind", [MoCEIR, NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 64, 64))])
+@pytest.mark.parametrize(
+    "kind", [MoCEIR, NAFNet, NAFMixture, partial(NAFMixture, neighbourhoods=(64, 64, 64, 64), grid=True)]
+)
 @pytest.mark.usefixtures("many_strips")
 def test_the_number_of_threads_changes_no_bit(kind: Callable[..., UNet]) -> None:
     network, x = randomise(kind()).eval(), pictures(1, 200, 90)
@@ -142,6 +144,19 @@ def test_a_third_network_needs_nothing_but_its_own_class() -> None:
     same(network, pictures(2, 101, 60))
     assert network.route_costs.experts == ()
     assert count_macs(network).totals()["maximum"].conv_matmul == network.route_costs.base
+
+
+class ChangesThePicture(Third):
+    """A network whose first block comes too early."""
+
+    def parts(self) -> Iterator[Part]:
+        yield Part("latent.0", "block", 0, self.latent[0])
+        yield from super().parts()
+
+
+def test_a_block_before_the_embedding_only_looks() -> None:
+    with pytest.raises(ValueError, match="must not change the picture"):
+        Engine(ChangesThePicture().eval()).restore_and_route(pictures(1, 20, 20))
 
 
 @pytest.mark.parametrize(

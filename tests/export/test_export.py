@@ -94,7 +94,7 @@ def test_a_routed_network_takes_its_own_experts(routed: tuple[UNet, onnx.ModelPr
 
 def test_the_mixture_takes_its_own_expert() -> None:
     arguments = {"dim": 4, "num_blocks": (1, 1), "num_decoder_blocks": (1,), "widths": (0.5, 1, 1)}
-    network = randomise(moceir.NAFMixture(**arguments, neighbourhoods=(0, 0, 32))).eval()
+    network = randomise(moceir.NAFMixture(**arguments, neighbourhoods=(0, 0, 32), grid=True)).eval()
     last = network.latent[0].mlp[-1]
     with torch.no_grad():  # make pictures take different experts
         logits = [network.restore_and_route(pictures(1, 33, 50, seed)).routings[0].logits[0] for seed in range(8)]

@@ -21,7 +21,7 @@ def route(*experts: int) -> torch.Tensor:
 @pytest.fixture
 def mixture() -> NAFMixture:
     torch.manual_seed(0)
-    return randomise(NAFMixture(**SMALL, widths=WIDTHS, neighbourhoods=(64, 0, 0))).eval()
+    return randomise(NAFMixture(**SMALL, widths=WIDTHS, neighbourhoods=(64, 0, 0), grid=True)).eval()
 
 
 def test_experts_start_as_the_trained_blocks() -> None:
