@@ -83,7 +83,14 @@ def collect_examples(network: UNet, batches: Iterable[Batch], *, teacher: ByResu
 
 
 def fit_router(
-    network: UNet, examples: Examples, *, steps: int = 3000, batch_size: int = 256, lr: float = 2e-3, seed: int = 0
+    network: UNet,
+    examples: Examples,
+    *,
+    steps: int = 3000,
+    batch_size: int = 256,
+    lr: float = 2e-3,
+    weight_decay: float = 1,
+    seed: int = 0,
 ) -> None:
     """Replace what the router has learned by what the examples teach.
 
@@ -93,6 +100,7 @@ def fit_router(
         steps: of AdamW, with a learning rate that falls from ``lr`` to zero along a cosine.
         batch_size: examples of a step.
         lr: the learning rate.
+        weight_decay: of AdamW. Without, the router learns some crops by heart.
         seed: of the first weights and of the order.
     """
     mlp = router_of(network).mlp
@@ -107,7 +115,7 @@ def fit_router(
                 layer.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
         batches = [torch.randint(len(features), (batch_size,)) for _ in range(steps)]
     targets = (-prices / TEMPERATURE).softmax(dim=1)
-    optimizer = torch.optim.AdamW(mlp.parameters(), lr=lr, weight_decay=0)
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = cosine_schedule(optimizer, total_steps=steps, warmup_steps=0, decay=1)
     for batch in batches:
         loss = F.cross_entropy(mlp(features[batch]), targets[batch])

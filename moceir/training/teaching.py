@@ -64,6 +64,14 @@ class ByTask:
         return torch.tensor(chosen, device=degraded.device)
 
 
+INVISIBLE = -50.0
+"""In dB: no eye sees an error below it."""
+
+UNSEEN = 0.1
+"""What a dB below :data:`INVISIBLE` counts. With 1, a router would rather leave blur than risk a clean picture's last
+invisible change; with 0, it would take any expert for flat colours, and some move their borders."""
+
+
 class ByResult:
     """Chooses the expert with the best restoration of each picture, after a penalty for its cost.
 
@@ -84,14 +92,16 @@ class ByResult:
 
     @torch.no_grad()
     def prices(self, network: UNet, degraded: Tensor, clean: Tensor) -> Tensor:
-        """Restore the batch with every expert, and return the prices, (B, n): error and cost together, in dB."""
+        """Restore the batch with every expert, and return the prices, (B, n): visible error and cost, in dB."""
         noise = degraded.new_zeros(network.num_layers, len(degraded), network.num_experts)
         prices = []
         for expert in range(network.num_experts):
             route = all_layers(network, torch.full((len(degraded),), expert, device=degraded.device))
             restored = network.restore_and_route(degraded, noise=noise, experts=route).restored.float()
             cost = network.route_costs.of(route).to(degraded.device) / 1e9
-            prices.append(error_in_db(restored, clean.float(), floor=0.1) + self.db_per_gmac * cost)
+            error = error_in_db(restored, clean.float(), floor=0.1)
+            seen = error.clamp_min(INVISIBLE) + UNSEEN * (error - INVISIBLE).clamp_max(0)
+            prices.append(seen + self.db_per_gmac * cost)
         return torch.stack(prices, dim=1)
 
 

@@ -64,7 +64,8 @@ def test_features_are_the_same_whatever_the_router_knows(network: NAFMixture) ->
 def test_a_choice_that_hardly_matters_is_left_open(network: NAFMixture) -> None:
     """An expert that is better by 0.1 dB gets a probability that is larger by e^0.1, not all of it."""
     features = torch.ones(8, 20)
-    fit_router(network, Examples(features, torch.tensor([[0.1, 0.0, 9.0]]).expand(8, 3), ["jpeg"] * 8), lr=1e-2)
+    examples = Examples(features, torch.tensor([[0.1, 0.0, 9.0]]).expand(8, 3), ["jpeg"] * 8)
+    fit_router(network, examples, lr=1e-2, weight_decay=0)
     first, second, third = network.latent[0].mlp(features[:1])[0].softmax(dim=0).tolist()
     assert second / first == pytest.approx(np.exp(0.1), rel=0.02)
     assert third < 1e-3

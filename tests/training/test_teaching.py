@@ -46,6 +46,14 @@ def test_the_best_expert_is_taken_and_a_price_makes_it_the_cheapest(network: NAF
         ByResult(db_per_gmac=-1, weight=1)
 
 
+@pytest.mark.parametrize(("levels", "price"), [(8, -30.07), (1, -48.09), (0.2, -50 - 11.14 / 10)])
+def test_a_db_that_nobody_sees_counts_a_tenth(network: NAFMixture, levels: float, price: float) -> None:
+    x = torch.rand(2, 3, 32, 32)
+    first = network.eval()(x, experts=torch.zeros(1, 2, 1, dtype=torch.long)).detach()
+    prices = ByResult(db_per_gmac=0, weight=1).prices(network, x, first + levels / 255)
+    assert prices[:, 0].tolist() == pytest.approx([price] * 2, abs=0.02)
+
+
 def test_routers_learn_what_the_teacher_chooses(network: NAFMixture) -> None:
     torch.manual_seed(1)
     expert = torch.tensor([0, 1, 2, 1])
