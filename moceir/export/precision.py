@@ -56,7 +56,7 @@ def with_int8_convolutions(model: onnx.ModelProto, pictures: Iterable[np.ndarray
         pictures: (1, 3, H, W) float32 in [0, 1], of a size that the model takes; they decide the ranges.
     """
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    class Reader:  # what has get_next is a CalibrationDataReader to onnxruntime
         rest = iter([{"image": picture} for picture in pictures])
 
         def get_next(self) -> dict[str, np.ndarray] | None:

@@ -91,10 +91,10 @@ class Traced(Tensor):
     samples: tuple[Tensor, ...]
     names: tuple[str, ...]
     recorder: Recorder
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # the recorder handles it
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch.nn.Parameter has it
 
     @property
-    def shape(self) -> Any:  # type: ignore[override]  # some lengths are not numbers yet
+    def shape(self) -> Any:  # type: ignore[override]  # an attribute in torch's stubs, too
         """The lengths: constants, or a :class:`Size` where a length varies."""
         return tuple(self.recorder.size_of(self, axis) for axis in range(self.samples[0].ndim))
 
