@@ -129,8 +129,9 @@ def _overrides() -> list[str]:
 
 
 def _load(network: UNet, weights: str) -> None:
+    start = load_weights(weights)
     try:
-        network.start_from(load_weights(weights))
+        network.start_from(start)
     except ValueError as error:
         raise ValueError(f"{weights}: {error}") from error
     log.info("starting from %s", weights)

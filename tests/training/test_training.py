@@ -180,6 +180,8 @@ def test_what_shall_learn_must_exist(photographs: Path, tmp_path: Path) -> None:
 def test_wrong_starts_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not both"):
         run(tmp_path, "init_from=a", "resume=b")
+    with pytest.raises(ValueError, match=r"^absent\.ckpt: no such file"):
+        run(tmp_path, "init_from=absent.ckpt")
     save_network(MoCEIR(), tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors: its network, .* is another than this one"):
         run(tmp_path, f"init_from={tmp_path / 'other.safetensors'}")
