@@ -16,9 +16,9 @@ from moceir.pictures.files import write_atomically
 
 _WHAT = "Removes Gaussian, photon and camera noise from photographs, without knowing the noise level."
 _LIMITS = (
-    "Barely reduces strong blur. The weights that come with moceir were trained on BSDS500 and PolyU photographs, "
-    "which are for non-commercial research, and naf_mixture_30g also on photographs some of which state no licence. To "
-    "avoid such pictures, train other weights with the same package."
+    "Barely reduces strong blur. Of the weights that come with moceir, naf_free_30g was trained on freely licensed "
+    "photographs; moce_ir_30g and naf_mixture_30g were trained on BSDS500 and PolyU photographs, which are for "
+    "non-commercial research, and the latter also on photographs some of which state no licence."
 )
 
 

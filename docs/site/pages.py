@@ -24,6 +24,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "moceir/weights/moce_ir_30g.md": "model_card.md",
     "moceir/weights/naf_mixture_30g.md": "model_card_naf_mixture.md",
+    "moceir/weights/naf_free_30g.md": "model_card_naf_free.md",
     "conf/README.md": "configuration.md",
 }
 PAGES |= {

@@ -26,8 +26,8 @@ from moceir.pictures.files import write_atomically
 
 State = dict[str, Tensor]
 
-#: The weights that come with the package, by the names of their networks' configurations; the first are the default.
-SHIPPED = ("naf_mixture_30g", "moce_ir_30g")
+#: The weights that come with the package. The first are the default.
+SHIPPED = ("naf_mixture_30g", "naf_free_30g", "moce_ir_30g")
 
 _FORMAT = "moceir"
 _LARGEST = 1024

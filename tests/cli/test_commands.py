@@ -70,7 +70,7 @@ def test_restore_options(photograph: np.ndarray, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*arguments, "--weights", "moce_ir_30g", "--mac-budget", "5"])
     assert "mac_budget of 5 GMACs: the cheapest route costs 29.0222" in str(refused.exception)
     refused = CliRunner().invoke(app, [*arguments, "--weights", "naf"])
-    assert "naf: no such file; with moceir come naf_mixture_30g, moce_ir_30g" in str(refused.exception)
+    assert "naf: no such file; with moceir come naf_mixture_30g, naf_free_30g, moce_ir_30g" in str(refused.exception)
 
 
 def test_macs_prints_parameters_experts_and_routes(tmp_path: Path) -> None:

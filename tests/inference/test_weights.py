@@ -27,7 +27,9 @@ def same(a: MoCEIR, b: MoCEIR) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_mixture_30g", 817_007)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_mixture_30g", 817_007), ("naf_free_30g", 261_203)]
+)
 def test_shipped_weights_restore(name: str, parameters: int) -> None:
     network = load_pretrained(name)
     assert not network.training
@@ -258,6 +260,7 @@ def test_the_shipped_file_is_the_published_one(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(WeightsError, match=r"safetensors: not the file that was shipped .*; install moceir again"):
         load_pretrained("moce_ir_30g")
     with pytest.raises(
-        WeightsError, match="wide: no such weights come with moceir; there are naf_mixture_30g, moce_ir_30g"
+        WeightsError,
+        match="wide: no such weights come with moceir; there are naf_mixture_30g, naf_free_30g, moce_ir_30g",
     ):
         load_pretrained("wide")
