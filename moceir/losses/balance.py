@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from moceir.networks.interface import Restoration
 from moceir.networks.routing import balance_loss
@@ -19,29 +16,13 @@ def balance_over_processes(restoration: Restoration) -> Float[Tensor, ""]:
 
     A variation is not linear, so the mean of each process's loss is another loss than that of the whole batch.
     Importance and load are means over pictures: theirs are averaged over the processes, whose batches must be equal in
-    size, and gradients flow back to each.
+    size. Each process keeps the gradient to its own pictures: their mean over the processes is the whole batch's.
     """
     statistics = torch.stack(restoration.importance_and_load)
     if restoration.restored.requires_grad and dist.is_available() and dist.is_initialized():
-        statistics = _SumOverProcesses.apply(statistics) / dist.get_world_size()  # type: ignore[no-untyped-call]  # torch's
+        mean = statistics.detach().clone()
+        dist.all_reduce(mean)
+        # The mean's value with this process's gradient: every process computes the same loss from it.
+        statistics = mean / dist.get_world_size() + (statistics - statistics.detach())
     importance, load = statistics
     return balance_loss(importance, load).mean()
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum every process's tensor. Each process's loss depends on it, so the gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
-        return _summed(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(_: Any, grad: Tensor) -> Tensor:
-        return _summed(grad)
-
-
-def _summed(x: Tensor) -> Tensor:
-    total = x.clone()
-    dist.all_reduce(total)
-    return total

@@ -94,7 +94,7 @@ def convolve(
         )
     wide = groups == len(weight) and weight.shape[1:] == (1, 7, 7)
     if wide and x.requires_grad and x.device.type == "cpu" and not autocasting() and not torch.jit.is_tracing():
-        y = cast(Tensor, _WideDepthwise.apply(x, weight, bias))  # type: ignore[no-untyped-call]  # torch's
+        y = cast(Tensor, _WideDepthwise.apply(x, weight, bias))  # type: ignore[no-untyped-call]  # torch's apply has no types
     else:
         y = F.conv2d(x, weight, bias, stride, padding, groups=groups)
     return {"none": lambda z: z, "gelu": F.gelu, "silu": F.silu}[activation](y)
