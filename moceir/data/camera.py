@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -34,13 +34,25 @@ _SATURATING = 0.95  # a photosite begins to saturate when all display values of 
 _LEVELS = 1 << 16
 # The range of the sensor's values. Saturated colours may lie outside [0, 1] in another camera's colours, as may noise.
 _LOWEST, _HIGHEST = -0.5, 1.5
+Demosaicking = Literal["bilinear", "edges", "gradients"]
+"""Bilinear interpolation, OpenCV's along edges, or bilinear corrected by the gradients of the photosite's own colour
+(Malvar, He, Cutler, ICASSP 2004), which MATLAB and so the pictures of SIDD use."""
 # The key is the position of red in a square of 2×2 photosites; blue is opposite.
-_DEMOSAICKING = {
+_OPENCV = {
     (0, 0): (cv2.COLOR_BayerRGGB2RGB, cv2.COLOR_BayerRGGB2RGB_EA),
     (0, 1): (cv2.COLOR_BayerGRBG2RGB, cv2.COLOR_BayerGRBG2RGB_EA),
     (1, 0): (cv2.COLOR_BayerGBRG2RGB, cv2.COLOR_BayerGBRG2RGB_EA),
     (1, 1): (cv2.COLOR_BayerBGGR2RGB, cv2.COLOR_BayerBGGR2RGB_EA),
 }
+# Malvar, He, Cutler, figure 2: green at red and blue; red or blue at green, from the same row; the one at the other.
+_GREEN, _ALONG, _OPPOSITE = (
+    np.array(rows, np.float32) / 16
+    for rows in (
+        [[0, 0, -2, 0, 0], [0, 0, 4, 0, 0], [-2, 4, 8, 4, -2], [0, 0, 4, 0, 0], [0, 0, -2, 0, 0]],
+        [[0, 0, 1, 0, 0], [0, -2, 0, -2, 0], [-2, 8, 10, 8, -2], [0, -2, 0, -2, 0], [0, 0, 1, 0, 0]],
+        [[0, 0, -3, 0, 0], [0, 4, 0, 4, 0], [-3, 0, 12, 0, -3], [0, 4, 0, 4, 0], [0, 0, -3, 0, 0]],
+    )
+)
 
 
 class Development(NamedTuple):
@@ -54,8 +66,7 @@ class Development(NamedTuple):
     """Contrast of the tone curve: 0 uses only sRGB's curve, 1 also applies the S curve 3y² − 2y³."""
     red: tuple[int, int] = (0, 0)
     """Row and column of red in each square of 2×2 photosites."""
-    edge_aware: bool = False
-    """Demosaick along edges instead of bilinearly."""
+    demosaicking: Demosaicking = "bilinear"
     chroma_blur: float = 0.0
     """Standard deviation in pixels of the Gaussian that smooths colour; 0 for none."""
     luma_smoothing: float = 0.0
@@ -76,7 +87,10 @@ class Development(NamedTuple):
     def develop(self, mosaic: np.ndarray) -> np.ndarray:
         """Convert a mosaic, float32 (H, W), to the picture: float32 (H, W, 3) display values in [0, 1]."""
         steps = _levels((mosaic - _LOWEST) / (_HIGHEST - _LOWEST))
-        colours = cv2.demosaicing(steps, _DEMOSAICKING[self.red][self.edge_aware])
+        if self.demosaicking == "gradients":
+            colours = _by_gradients(steps.astype(np.float32), self.red)
+        else:
+            colours = cv2.demosaicing(steps, _OPENCV[self.red][self.demosaicking == "edges"])
         # One affine map converts levels to sensor values, balances white, and converts colours.
         to_srgb = np.linalg.inv(self.matrix) * self.gains
         scale, offset = (_HIGHEST - _LOWEST) / (_LEVELS - 1), _LOWEST * to_srgb.sum(axis=1, keepdims=True)
@@ -104,7 +118,9 @@ class Camera:
         shot: range of the sensor's noise, see :class:`moceir.data.degradations.CameraNoise`.
         red_gain: range of the red channel's white balance gain.
         blue_gain: range of the blue channel's white balance gain.
-        edge_aware: probability of demosaicking along edges.
+        read: range of factors of the read noise that follows from the shot noise; drawn log-uniformly.
+        demosaicking: kinds to draw from, see :data:`Demosaicking`.
+        plain_tone: probability of sRGB's curve alone. Otherwise, contrast lies between 0 and 1.
         chroma_blur: range of σ, in pixels, of the Gaussian that smooths chroma; drawn log-uniformly.
         chroma_blur_probability: probability of smoothing chroma.
         luma_smoothing: range of the bilateral filter's range σ, in standard deviations of the luma's noise.
@@ -123,9 +139,11 @@ class Camera:
         shot: Sequence[float] = (1e-4, 0.012),
         red_gain: Sequence[float] = (1.9, 2.4),
         blue_gain: Sequence[float] = (1.5, 1.9),
-        edge_aware: float = 0.5,
+        read: Sequence[float] = (0.5, 4),
+        demosaicking: Sequence[Demosaicking] = get_args(Demosaicking),
+        plain_tone: float = 0.3,
         chroma_blur: Sequence[float] = (1.5, 6),
-        chroma_blur_probability: float = 0.9,
+        chroma_blur_probability: float = 0.7,
         luma_smoothing: Sequence[float] = (1, 4),
         luma_smoothing_probability: float = 0.5,
         sharpening: Sequence[float] = (0.2, 1.2),
@@ -137,7 +155,11 @@ class Camera:
         self.chroma_blur = checked_range("chroma_blur", chroma_blur, least=0.1)
         self.luma_smoothing = checked_range("luma_smoothing", luma_smoothing)
         self.sharpening = checked_range("sharpening", sharpening)
-        self.edge_aware = checked_probability("edge_aware", edge_aware)
+        self.read = checked_range("read", read, least=1e-9)
+        if not demosaicking or not set(demosaicking) <= set(get_args(Demosaicking)):
+            raise ValueError(f"demosaicking={demosaicking}: give a list of {', '.join(get_args(Demosaicking))}")
+        self.demosaicking = tuple(demosaicking)
+        self.plain_tone = checked_probability("plain_tone", plain_tone)
         self.chroma_blur_probability = checked_probability("chroma_blur_probability", chroma_blur_probability)
         self.luma_smoothing_probability = checked_probability("luma_smoothing_probability", luma_smoothing_probability)
         self.sharpening_probability = checked_probability("sharpening_probability", sharpening_probability)
@@ -146,6 +168,7 @@ class Camera:
         picture = np.ascontiguousarray(clean.transpose(1, 2, 0))
         development = self._draw(rng)
         shot, read = draw_sensor_noise(self.shot, rng)
+        read *= np.exp(rng.uniform(*np.log(self.read)))
         mosaic = development.expose(picture)
         deviation = np.sqrt(np.float32(shot) * np.maximum(mosaic, 0) + np.float32(read))
         # A saturated photosite always gives the same value, so white has no noise. The paper instead exempts highlights
@@ -168,14 +191,29 @@ class Camera:
         return Development(
             matrix=matrix / matrix.sum(axis=1, keepdims=True),
             gains=(brightness * rng.uniform(*self.red_gain), brightness, brightness * rng.uniform(*self.blue_gain)),
-            contrast=int(rng.integers(_CONTRASTS + 1)) / _CONTRASTS,
+            contrast=0 if rng.random() < self.plain_tone else int(rng.integers(_CONTRASTS + 1)) / _CONTRASTS,
             red=(int(rng.integers(2)), int(rng.integers(2))),
-            edge_aware=rng.random() < self.edge_aware,
+            demosaicking=self.demosaicking[rng.integers(len(self.demosaicking))],
             chroma_blur=float(np.exp(rng.uniform(*np.log(self.chroma_blur))))
             if rng.random() < self.chroma_blur_probability
             else 0,
             sharpening=rng.uniform(*self.sharpening) if rng.random() < self.sharpening_probability else 0,
         )
+
+
+def _by_gradients(mosaic: np.ndarray, red: tuple[int, int]) -> np.ndarray:
+    """Demosaick float32 (H, W) to (H, W, 3) by Malvar, He, and Cutler's linear filters."""
+    green, across, down, opposite = (
+        cv2.filter2D(mosaic, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+        for kernel in (_GREEN, _ALONG, _ALONG.T, _OPPOSITE)
+    )
+    colours = np.dstack([mosaic] * 3)
+    for (row, column), own, other in ((red, 0, 2), ((1 - red[0], 1 - red[1]), 2, 0)):
+        here = np.s_[row::2, column::2]
+        colours[..., 1][here], colours[..., other][here] = green[here], opposite[here]
+        beside, below = np.s_[row::2, 1 - column :: 2], np.s_[1 - row :: 2, column::2]  # the greens next to this colour
+        colours[..., own][beside], colours[..., own][below] = across[beside], down[below]
+    return colours
 
 
 @cache  # there are only _CONTRASTS + 1 values of contrast

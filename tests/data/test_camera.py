@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from moceir.data.camera import Camera, Development
+from moceir.data.camera import Camera, Demosaicking, Development
 from moceir.data.degradations import CameraNoise
 from moceir.data.samples import sample_photograph
 from moceir.pictures.arrays import read_picture
 
 MATRIX = np.array([[0.6, 0.3, 0.1], [0.15, 0.75, 0.1], [0.0, 0.2, 0.8]])  # white stays white
 EVERY = [
-    Development(matrix=MATRIX, gains=(2.6, 1.2, 2.0), contrast=contrast, red=(top, left), edge_aware=edge_aware)
+    Development(matrix=MATRIX, gains=(2.6, 1.2, 2.0), contrast=contrast, red=(top, left), demosaicking=demosaicking)
     for contrast in (0, 0.5, 1)
     for top in (0, 1)
     for left in (0, 1)
-    for edge_aware in (False, True)
+    for demosaicking in get_args(Demosaicking)
 ]
 
 
@@ -47,6 +48,16 @@ def test_development_moves_nothing(development: Development, photograph: np.ndar
     # A shift by dx changes a value by −dx times its slope.
     shift, *_ = np.linalg.lstsq(np.stack([down.ravel(), across.ravel()], axis=1), change, rcond=None)
     assert np.abs(shift).max() < 0.06, "photosites are a pixel apart"
+
+
+def test_demosaicking_by_gradients_keeps_more_detail(photograph: np.ndarray) -> None:
+    grey = np.repeat(photograph.mean(axis=2, keepdims=True), 3, axis=2)
+
+    def error(demosaicking: Demosaicking) -> float:
+        development = Development(matrix=np.eye(3), gains=(1, 1, 1), demosaicking=demosaicking)
+        return float(np.square(development.develop(development.expose(grey)) - grey).mean())
+
+    assert 10 * np.log10(error("bilinear") / error("gradients")) > 3
 
 
 def test_the_mosaic_has_one_colour_per_photosite() -> None:
