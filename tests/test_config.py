@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from moceir import MoCEIR
 from moceir.cli.options import load_sources
-from moceir.config import config_dir
+from moceir.config import build, config_dir
 from moceir.losses.weighted import WeightedLoss
 from moceir.networks.unet import UNet
 
@@ -47,6 +47,12 @@ def test_every_choice_composes_and_builds(choice: str, tmp_path: Path, monkeypat
     # Without the accelerator, that choice can only be composed, not built.
     if config.trainer.accelerator == "cpu":
         assert isinstance(instantiate(config.trainer, callbacks=callbacks, logger=loggers), Trainer)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in Path(config_dir()).glob("experiment/*.yaml")))
+def test_a_recipe_trains_with_other_data_and_degradations(recipe: str) -> None:
+    for data, degradation in (("photographs", "noise"), ("pairs_table", "real")):
+        build("data", [f"experiment={recipe}", f"data={data}", f"degradation={degradation}", "data.root=."])
 
 
 def test_network_defaults_and_configuration_agree() -> None:

@@ -56,6 +56,9 @@ class RestorationDataModule(LightningDataModule):
         seed: seed of crops, flips, noise and order.
         detail: probability of choosing a crop by its detail.
         grey: probability of making a crop grey.
+
+    Raises:
+        ValueError: when an entry of ``sets`` is no dataset.
     """
 
     def __init__(
@@ -79,6 +82,9 @@ class RestorationDataModule(LightningDataModule):
         self.sources = (
             dict(sets) if root else {"scikit-image": SamplePhotographs(folders=["."], repeat=4, validation=1)}
         )
+        for name, source in self.sources.items():
+            if not isinstance(source, Source):
+                raise ValueError(f"data.sets.{name}={source}: choose its dataset (data=), too, or leave the set out")
         self.allow_missing = allow_missing
         self.crop = crop
         self.batch_size = batch_size

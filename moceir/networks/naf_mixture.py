@@ -77,6 +77,11 @@ class NAFMixtureConfig(NAFNetConfig):
     neighbourhoods: Sequence[int] = ()
     grid: bool = False
 
+    @property
+    def kinds(self) -> list[tuple[float, int]]:
+        """The width and the neighbourhood of each expert."""
+        return list(zip(self.widths, self.neighbourhoods or [0] * len(self.widths), strict=True))
+
     def check(self) -> None:
         """Raise ValueError when an argument is out of range."""
         super().check()
@@ -128,7 +133,7 @@ class NAFMixture(NAFNet):
 
     def _decoding(self, dim: int, count: int) -> nn.Sequential:
         level = (dim // self.settings.dim).bit_length() - 1
-        sides = [side >> level or None for side in self.settings.neighbourhoods or [0] * len(self.settings.widths)]
+        sides = [side >> level or None for _, side in self.settings.kinds]
         return nn.Sequential(*(RoutedBlock(dim=dim, widths=self.settings.widths, sides=sides) for _ in range(count)))
 
     def _latent(self, dim: int, count: int) -> nn.Sequential:
@@ -146,14 +151,27 @@ class NAFMixture(NAFNet):
 
     @torch.no_grad()
     def start_from(self, trained: UNet) -> None:
-        """Take another network's weights; those of a NAFNet become every expert's, as far as its width goes."""
-        if type(trained) is not NAFNet:
+        """Take another network's weights.
+
+        Those of a NAFNet become every expert's, as far as its width goes. Those of a mixture with fewer experts become
+        the first experts'; each further one starts as a copy of the first with its width and neighbourhood, so that the
+        router's choices first mean the same.
+        """
+        fewer = isinstance(trained, NAFMixture) and trained.num_experts < self.num_experts
+        if not fewer and type(trained) is not NAFNet:
             super().start_from(trained)
             return
-        theirs = dict(trained.named_modules())
-        mine = self.settings.plain()
-        if {**mine, **trained.settings.plain()} != mine:
+        mine, theirs = self.settings.plain(), cast(NAFNet, trained).settings.plain()
+        other = [name for name in theirs if theirs[name] != mine[name] and name not in ("widths", "neighbourhoods")]
+        if other:
             raise ValueError(f"its network, {trained.config}, has other blocks than this one, {self.config}")
+        if fewer:
+            self._start_from_fewer(cast(NAFMixture, trained))
+        else:
+            self._start_from_one(cast(NAFNet, trained))
+
+    def _start_from_one(self, trained: NAFNet) -> None:
+        theirs = dict(trained.named_modules())
         for name, module in self.named_modules():
             if isinstance(module, RoutedBlock):
                 stem, _, index = name.rpartition(".")
@@ -162,6 +180,24 @@ class NAFMixture(NAFNet):
                     _inherit(cast(GatedBlock, expert), source)
         shared = {name: tensor for name, tensor in trained.state_dict().items() if name in self.state_dict()}
         self.load_state_dict(shared, strict=False)
+
+    def _start_from_fewer(self, trained: NAFMixture) -> None:
+        mine, theirs = self.settings.kinds, trained.settings.kinds
+        if mine[: len(theirs)] != theirs or not set(mine) <= set(theirs):
+            raise ValueError(
+                f"widths and neighbourhoods of its experts are {theirs}, and here {mine}: begin with its experts, and "
+                "add some that have the width and the neighbourhood of one of them"
+            )
+        sources = [*range(len(theirs)), *(theirs.index(kind) for kind in mine[len(theirs) :])]
+        state = trained.state_dict()
+        for name in self.state_dict():
+            stem, routed, rest = name.partition(".experts.")
+            if routed:
+                expert, _, parameter = rest.partition(".")
+                state[name] = state[f"{stem}.experts.{sources[int(expert)]}.{parameter}"]
+            elif name.startswith("latent.0.mlp.3."):  # the router's last layer has a row for each expert
+                state[name] = state[name][sources]
+        self.load_state_dict(state)
 
 
 def _inherit(block: GatedBlock, source: GatedBlock) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters learn, and the learning rate schedule."""
+"""Which parameters learn, their moving average, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def freeze_all_but(network: nn.Module, patterns: Sequence[str]) -> None:
@@ -27,6 +29,20 @@ def freeze_all_but(network: nn.Module, patterns: Sequence[str]) -> None:
             raise ValueError(f"train_only: no parameter is named {pattern}; the first is {next(iter(parameters))}")
     for name, parameter in parameters.items():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+class AveragedWeights(WeightAveraging):
+    """Keeps a moving average of the weights, which validation and the exported network use.
+
+    Unlike Lightning's ``EMAWeightAveraging``, it adds a share of the difference, so that weights which don't learn stay
+    exactly what they are.
+
+    Args:
+        decay: weight of the average so far at each step.
+    """
+
+    def __init__(self, *, decay: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def cosine_schedule(optimizer: Optimizer, *, total_steps: int, warmup_steps: int, decay: float) -> LambdaLR:

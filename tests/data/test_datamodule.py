@@ -228,6 +228,11 @@ def break_files(folder: Path, photograph: np.ndarray) -> dict[str, str]:
     }
 
 
+def test_settings_of_a_dataset_that_was_not_chosen_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"data\.sets\.WED=\{'repeat': 2\}: choose its dataset \(data=\), too"):
+        make(tmp_path, "+data.sets.WED.repeat=2", data="photographs")
+
+
 def test_broken_files_are_named_before_the_first_step(tmp_path: Path, photograph: np.ndarray) -> None:
     expected = break_files(tmp_path, photograph)
     with pytest.raises(ValueError, match=r"7 files cannot be trained on:[\s\S]*… and 2 more") as caught:

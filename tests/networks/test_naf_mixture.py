@@ -36,6 +36,28 @@ def test_experts_start_as_the_trained_blocks() -> None:
         assert not torch.equal(restored, x)
 
 
+def test_a_further_expert_starts_as_the_first_of_its_kind(mixture: NAFMixture) -> None:
+    sides, x = mixture.settings.neighbourhoods, torch.rand(4, 3, 20, 28)
+    network = NAFMixture(**SMALL, widths=(*WIDTHS, 1, 0.5), neighbourhoods=(*sides, 0, 64), grid=True).eval()
+    network.start_from(mixture)
+    for expert, source in enumerate([0, 1, 2, 1, 0]):
+        assert torch.equal(network(x, experts=route(*[expert] * 4)), mixture(x, experts=route(*[source] * 4)))
+    logits, before = (one.restore_and_route(x).routings[0].logits for one in (network, mixture))
+    assert torch.allclose(logits, before[:, [0, 1, 2, 1, 0]], rtol=1e-5, atol=1e-5)
+    network.decoder[0][0].experts[3].gain1.data += 1  # a copy shares no tensor with its source
+    assert torch.equal(network(x, experts=route(1, 1, 1, 1)), mixture(x, experts=route(1, 1, 1, 1)))
+
+
+def test_an_expert_of_a_new_kind_is_refused(mixture: NAFMixture) -> None:
+    arguments = {**mixture.settings.plain(), "widths": (*WIDTHS, 2), "neighbourhoods": (64, 0, 0, 0)}
+    with pytest.raises(ValueError, match="add some that have the width and the neighbourhood of one of them"):
+        NAFMixture(**arguments).start_from(mixture)
+    with pytest.raises(ValueError, match="begin with its experts"):
+        NAFMixture(**{**arguments, "widths": (1, *WIDTHS)}).start_from(mixture)
+    with pytest.raises(ValueError, match="has other blocks than this one"):
+        NAFMixture(**{**arguments, "grid": False}).start_from(mixture)
+
+
 def test_other_blocks_are_not_taken_over() -> None:
     with pytest.raises(ValueError, match="has other blocks than this one"):
         NAFMixture(**SMALL).start_from(NAFNet(**{**SMALL, "num_blocks": (1, 1, 2)}))
