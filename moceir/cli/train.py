@@ -101,19 +101,19 @@ def train(config: DictConfig) -> float:
         compile=config.compile,
         output=Path(config.paths.output),
     )
-    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    loggers = [instantiate(logger) for logger in config.logger.values()]
+    callbacks = [instantiate(callback) for callback in config.callbacks.values() if callback]
+    loggers = [instantiate(logger) for logger in config.logger.values() if logger]
     files = CheckpointFiles()
     trainer: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[files])
     _fit(trainer, module, data, config)
     for path, reason in files.unwritten.items():
         raise ValueError(_then(f"{path}: could not be written ({reason}); make room", config))
 
-    best: ModelCheckpoint = next(callback for callback in callbacks if getattr(callback, "monitor", None))
-    score = float("nan") if best.best_model_score is None else float(best.best_model_score)
+    best: ModelCheckpoint | None = next((one for one in callbacks if getattr(one, "monitor", None)), None)
+    score = float("nan") if best is None or best.best_model_score is None else float(best.best_model_score)
     if trainer.is_global_zero:
         # Without validation no checkpoint is the best, so export the last averaged weights.
-        trained = load_network(best.best_model_path or Path(config.paths.checkpoints) / LAST)
+        trained = load_network((best and best.best_model_path) or Path(config.paths.checkpoints) / LAST)
         exported = Path(config.paths.output) / "network.safetensors"
         save_network(trained, exported)
         last = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
