@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from moceir.training.router import Examples
 
+KEPT = 50
+"""Number of batches after which results are written."""
+
 
 def fit_router(
     overrides: Annotated[
@@ -35,13 +39,20 @@ def fit_router(
     price: Annotated[
         float, typer.Option(min=0, help="dB that a picture must gain for each GMAC by which an expert costs more.")
     ] = 0.002,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder that keeps the results. Calls with other pictures add to it, the router learns from all of "
+            "them, and the same call continues where it was killed."
+        ),
+    ] = None,
 ) -> None:
     """Restore degraded crops with every expert, and teach the router from the results.
 
     The table shows what choosing costs on a tenth of the crops, which the router doesn't learn from.
     """
     require("moceir fit-router", "train", "lightning")
-    from moceir.training.router import choices, collect_examples
+    from moceir.training.router import Examples, ExamplesFile, choices, collect_examples
     from moceir.training.router import fit_router as fit
     from moceir.training.teaching import ByResult
 
@@ -49,14 +60,27 @@ def fit_router(
         raise ValueError(f"--output {output}: give a name that ends in .safetensors")
     output.parent.mkdir(parents=True, exist_ok=True)
     network = load_weights(weights).eval()
+    teacher = ByResult(db_per_gmac=price, weight=1)
+    parts: dict[Path, Examples] = {}
+    mine = Path(hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:16] + ".safetensors")
+    if examples:
+        examples.mkdir(parents=True, exist_ok=True)
+        mine = examples / mine
+        for path in sorted(examples.glob("*.safetensors")):
+            parts[path] = ExamplesFile(path, network=network, teacher=teacher).read()
     data = build("data", overrides)
     data.setup("fit")
     loader = data.train_dataloader()
-    count = min(-(-crops // data.batch_size), len(loader))
-    batches = track(islice(loader, count), "restoring", total=count, console=Console(stderr=True))
-    examples = collect_examples(network, batches, teacher=ByResult(db_per_gmac=price, weight=1))
-    held_out = len(examples.tasks) // 10
-    kept, learned = examples.part(slice(None, held_out)), examples.part(slice(held_out, None))
+    loader.start = len(parts[mine].tasks) // data.batch_size if mine in parts else 0
+    count = max(0, min(-(-crops // data.batch_size), len(loader)) - loader.start)
+    batches = iter(track(islice(loader, count), "restoring", total=count, console=Console(stderr=True)))
+    for _ in range(0, count, KEPT):
+        collected = collect_examples(network, islice(batches, KEPT), teacher=teacher)
+        parts[mine] = Examples.joined([parts[mine], collected]) if mine in parts else collected
+        if examples:
+            ExamplesFile(mine, network=network, teacher=teacher).write(parts[mine])
+    kept = Examples.joined([part.part(slice(None, len(part.tasks) // 10)) for part in parts.values()])
+    learned = Examples.joined([part.part(slice(len(part.tasks) // 10, None)) for part in parts.values()])
     before = choices(network, kept)
     fit(network, learned)
     Console().print(_table(kept, before, choices(network, kept)))

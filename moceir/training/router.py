@@ -6,16 +6,21 @@ and prices of some thousand pictures let it pass over them many times in seconds
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from moceir.data.datasets import Batch
 from moceir.networks.routing import PictureRouter, Standardise
 from moceir.networks.unet import UNet
+from moceir.pictures.files import write_atomically
 from moceir.training.optim import cosine_schedule
 from moceir.training.teaching import ByResult
 
@@ -37,6 +42,12 @@ class Examples(NamedTuple):
     def part(self, places: slice) -> Examples:
         """Return some of the examples."""
         return Examples(self.features[places], self.prices[places], self.tasks[places])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """Return the examples of all parts, in this order."""
+        features, prices, tasks = zip(*parts, strict=True)
+        return cls(torch.cat(features), torch.cat(prices), [task for part in tasks for task in part])
 
     def lost(self, chosen: Tensor) -> Tensor:
         """Return how much dearer each picture's choice (N,) is than the best one, (N,) in dB."""
@@ -80,6 +91,47 @@ def collect_examples(network: UNet, batches: Iterable[Batch], *, teacher: ByResu
     if not tasks:
         raise ValueError("there are no pictures to fit the router to")
     return Examples(torch.cat(features), torch.cat(prices), tasks)
+
+
+class ExamplesFile:
+    """A file that keeps examples, so that a collection can be continued or added to.
+
+    Args:
+        path: the file, .safetensors.
+        network: the network of the examples. Its router doesn't matter.
+        teacher: what set the prices.
+    """
+
+    def __init__(self, path: Path, *, network: UNet, teacher: ByResult) -> None:
+        self.path = path
+        router = {id(tensor) for tensor in router_of(network).state_dict(keep_vars=True).values()}
+        digest = hashlib.sha256(str(teacher.db_per_gmac).encode())
+        for name, tensor in network.state_dict(keep_vars=True).items():
+            if id(tensor) not in router:
+                digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        self.origin = digest.hexdigest()
+
+    def write(self, examples: Examples) -> None:
+        """Write the file, whole or not at all."""
+        tensors = {"features": examples.features, "prices": examples.prices}
+        metadata = {"tasks": "\n".join(examples.tasks), "origin": self.origin}
+        write_atomically(self.path, safetensors.torch.save(tensors, metadata))
+
+    def read(self) -> Examples:
+        """Read the file.
+
+        Raises:
+            ValueError: when it isn't such a file, or its examples are of another network or teacher.
+        """
+        try:
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata() or {}
+                features, prices, tasks = file.get_tensor("features"), file.get_tensor("prices"), metadata["tasks"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{self.path}: doesn't hold a router's examples ({error})") from error
+        if metadata.get("origin") != self.origin:
+            raise ValueError(f"{self.path}: was made with other weights or another price; use another folder")
+        return Examples(features, prices, tasks.split("\n"))
 
 
 def fit_router(

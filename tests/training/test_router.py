@@ -11,10 +11,11 @@ from conftest import randomise
 from typer.testing import CliRunner
 
 from moceir import NAFMixture, NAFNet, load_network, save_network
+from moceir.cli import fit_router as fit_router_command
 from moceir.cli.main import app
 from moceir.data.datasets import Batch
 from moceir.pictures.arrays import write_picture
-from moceir.training.router import Examples, choices, collect_examples, fit_router
+from moceir.training.router import Examples, ExamplesFile, choices, collect_examples, fit_router
 from moceir.training.teaching import ByResult
 
 TEACHER = ByResult(db_per_gmac=0, weight=1)
@@ -88,6 +89,54 @@ def test_what_is_missing_is_named(network: NAFMixture) -> None:
         collect_examples(NAFNet(), [], teacher=TEACHER)
     with pytest.raises(ValueError, match="no pictures to fit the router to"):
         collect_examples(network, [], teacher=TEACHER)
+
+
+def test_examples_are_kept_for_the_same_experts_and_price(network: NAFMixture, tmp_path: Path) -> None:
+    examples = collect_examples(network, batches(network, 8), teacher=TEACHER)
+    file = ExamplesFile(tmp_path / "kept.safetensors", network=network, teacher=TEACHER)
+    file.write(Examples.joined([examples.part(slice(None, 3)), examples.part(slice(3, None))]))
+    fit_router(network, examples, steps=2, batch_size=4)
+    kept = ExamplesFile(file.path, network=network, teacher=TEACHER).read()
+    assert all(torch.equal(one, other) for one, other in zip(kept[:2], examples[:2], strict=True))
+    assert kept.tasks == examples.tasks
+    with pytest.raises(ValueError, match="was made with other weights or another price"):
+        ExamplesFile(file.path, network=network, teacher=ByResult(db_per_gmac=1, weight=1)).read()
+    with torch.no_grad():
+        network.latent[1].experts[0].gain1.add_(1)
+    with pytest.raises(ValueError, match="was made with other weights"):
+        ExamplesFile(file.path, network=network, teacher=TEACHER).read()
+    save_network(network, file.path)
+    with pytest.raises(ValueError, match="doesn't hold a router's examples"):
+        file.read()
+
+
+def test_a_call_continues_and_adds_to_what_others_have_kept(
+    network: NAFMixture, photograph: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "data" / "a.png", photograph)
+    save_network(network, tmp_path / "before.safetensors")
+    call = ["fit-router", "--weights", str(tmp_path / "before.safetensors"), "data=photographs"]
+    call += [f"data.root={tmp_path / 'data'}", "data.sets.photographs.validation=0", "data.sets.photographs.repeat=48"]
+    call += ["data.crop=32", "data.batch_size=4"]
+    monkeypatch.setattr(fit_router_command, "KEPT", 3)
+
+    def results(where: str, *more: str) -> list[Examples]:
+        arguments = ["--examples", str(tmp_path / where), "-o", str(tmp_path / f"{where}.safetensors"), *more]
+        run = CliRunner().invoke(app, [*call, *arguments])
+        assert run.exit_code == 0, (run.output, run.exception)
+        files = sorted((tmp_path / where).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return [
+            ExamplesFile(path, network=network, teacher=ByResult(db_per_gmac=0.002, weight=1)).read() for path in files
+        ]
+
+    [whole] = results("whole", "--crops", "44")
+    [first] = results("parts", "--crops", "20")
+    [both] = results("parts", "--crops", "44")
+    assert (len(first.tasks), len(both.tasks)) == (20, 44)
+    assert torch.equal(both.prices, whole.prices)
+    assert [len(one.tasks) for one in results("parts", "--crops", "20", "seed=1")] == [44, 20]
+    one, other = (load_network(tmp_path / f"{name}.safetensors").state_dict() for name in ("whole", "parts"))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_command_changes_the_router_alone(network: NAFMixture, photograph: np.ndarray, tmp_path: Path) -> None:
