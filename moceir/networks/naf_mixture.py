@@ -76,6 +76,7 @@ class NAFMixtureConfig(NAFNetConfig):
     widths: Sequence[float] = (0.5, 1, 1, 1)
     neighbourhoods: Sequence[int] = ()
     grid: bool = False
+    router_width: int = 32
 
     @property
     def kinds(self) -> list[tuple[float, int]]:
@@ -95,6 +96,8 @@ class NAFMixtureConfig(NAFNetConfig):
                 f"neighbourhoods={list(self.neighbourhoods)}: give one for each of the {len(self.widths)} widths, "
                 f"or none: 0 for the whole picture or a multiple of {multiple}"
             )
+        if self.router_width < 1:
+            raise ValueError(f"router_width={self.router_width}: give 1 or more")
         if not self.num_blocks[-1] + sum(self.num_decoder_blocks):
             raise ValueError("num_blocks and num_decoder_blocks: there is no block behind the encoder to have experts")
 
@@ -110,6 +113,7 @@ class NAFMixture(NAFNet):
         neighbourhoods: for each expert, the pixels of a side of the squares whose means its channel attention sees, a
             multiple of 16 · 2^(levels - 1); 0, or none for all, for the mean over the picture.
         grid: whether the router sees the grid that JPEG leaves in a picture.
+        router_width: of the router's hidden layer.
         dim, num_blocks, num_decoder_blocks, mac_budget: as of :class:`~moceir.NAFNet`.
 
     Raises:
@@ -141,7 +145,10 @@ class NAFMixture(NAFNet):
         before = [block for block in self.encoder.modules() if isinstance(block, GatedBlock)]
         found = sum(block.project1.in_channels for block in before) + (FOUND if self.settings.grid else 0)
         self.grid = Grid() if self.settings.grid else None
-        return nn.Sequential(PictureRouter(dim=dim, found=found, complexity=complexity), *self._decoding(dim, count))
+        return nn.Sequential(
+            PictureRouter(dim=dim, found=found, complexity=complexity, width=self.settings.router_width),
+            *self._decoding(dim, count),
+        )
 
     @cached_property
     def route_costs(self) -> RouteCosts:

@@ -149,17 +149,18 @@ class PictureRouter(Block):
         dim: channels of the map.
         found: the number of what all blocks before it find.
         complexity: of each expert, its cost over that of the costliest expert.
+        width: of its hidden layer.
     """
 
     reaches = (0, 0)
     rewrites = False
     complexity: Float[Tensor, " n"]
 
-    def __init__(self, *, dim: int, found: int, complexity: Sequence[float]) -> None:
+    def __init__(self, *, dim: int, found: int, complexity: Sequence[float], width: int) -> None:
         super().__init__()
         features = found + 2 * dim
         self.mlp = nn.Sequential(
-            Standardise(features), nn.Linear(features, 32), nn.GELU(), nn.Linear(32, len(complexity))
+            Standardise(features), nn.Linear(features, width), nn.GELU(), nn.Linear(width, len(complexity))
         )
         self.register_buffer("complexity", torch.tensor(complexity), persistent=False)
 

@@ -24,9 +24,10 @@ from moceir.pictures.files import write_atomically
 from moceir.training.optim import cosine_schedule
 from moceir.training.teaching import ByResult
 
-TEMPERATURE = 1.0
-"""In dB: an expert worse than the best by this much should be chosen with a probability lower by a factor of e. Unlike
-the best expert alone, such targets say that a choice hardly matters, or matters much."""
+TEMPERATURES = (0.05, 1.0, 3.0)
+"""In dB. At each of them, an expert worse than the best by this much should be chosen with a probability lower by a
+factor of e; the targets are the mean. The low one asks for the best expert, even if it is hardly better; unlike it
+alone, the others say how much a choice matters."""
 
 
 class Examples(NamedTuple):
@@ -166,7 +167,7 @@ def fit_router(
                 layer.centre.copy_(features.mean(dim=0))
                 layer.scale.copy_(features.std(dim=0, correction=0).clamp_min(1e-6))
         batches = [torch.randint(len(features), (batch_size,)) for _ in range(steps)]
-    targets = (-prices / TEMPERATURE).softmax(dim=1)
+    targets = torch.stack([(-prices / one).softmax(dim=1) for one in TEMPERATURES]).mean(dim=0)
     optimizer = torch.optim.AdamW(mlp.parameters(), lr=lr, weight_decay=weight_decay)
     schedule = cosine_schedule(optimizer, total_steps=steps, warmup_steps=0, decay=1)
     for batch in batches:

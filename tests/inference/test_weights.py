@@ -28,7 +28,7 @@ def same(a: MoCEIR, b: MoCEIR) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_mixture_30g", 1_038_016), ("naf_free_30g", 261_203)]
+    ("name", "parameters"), [("moce_ir_30g", 571_001), ("naf_mixture_30g", 1_063_168), ("naf_free_30g", 261_203)]
 )
 def test_shipped_weights_restore(name: str, parameters: int) -> None:
     network = load_pretrained(name)

@@ -108,6 +108,7 @@ def test_a_file_stores_the_network(mixture: NAFMixture, tmp_path: Path) -> None:
         ({"widths": (0, 1)}, "each above 0"),
         ({"neighbourhoods": (0, 64)}, "give one for each of the 4 widths, or none"),
         ({"neighbourhoods": (0, 0, 0, 32)}, "a multiple of 64"),
+        ({"router_width": 0}, "router_width=0: give 1 or more"),
         ({"num_blocks": (1, 0), "num_decoder_blocks": (0,)}, "no block behind the encoder"),
     ],
 )
